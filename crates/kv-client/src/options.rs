@@ -29,11 +29,11 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// Maximum size of a reply, in bytes.
     pub max_reply_bytes: usize,
+    /// Encrypts all connections; `None` for servers without TLS.
+    pub tls: Option<Tls>,
     /// Says who asks: each connection begins with it. `None` for servers that ask for no token, or
     /// know the client by its certificate.
     pub token: Option<Token>,
-    /// Encrypts all connections; `None` for servers without TLS.
-    pub tls: Option<Tls>,
 
     /// Number of connections of a [`crate::Database`] to each replica for reads, and the same
     /// number for commits. Replies on one connection come in order, so a read should not wait
@@ -73,8 +73,8 @@ impl Default for Options {
             max_in_flight: 1024,
             stall_timeout: Duration::from_secs(10),
             max_reply_bytes: 128 << 20,
-            token: None,
             tls: None,
+            token: None,
             connections_per_endpoint: 1,
             attempt_timeout: Duration::from_secs(3),
             refresh_interval: Duration::from_secs(10),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use clap::Args;
 use kv_client::{Tls, Token};
@@ -10,25 +11,65 @@ use serde::Deserialize;
 
 use crate::failure::Failure;
 
-/// How servers are trusted, and who asks.
+/// How servers are trusted, and who asks; for every command that talks to a server.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Access")]
 pub struct AccessArgs {
-    /// Take addresses and files that no flag or variable gives from this profile in
-    /// ~/.config/synodkv/profiles.toml; `none` for no profile. [default: `default`, if there is one]
-    #[arg(long, value_name = "NAME", env = "SYNODKV_PROFILE", help_heading = "Connection")]
+    /// Take what no flag or variable gives from this profile in ~/.config/synodkv/profiles.toml; `none`
+    /// for no profile. [default: `default`, if there is one]
+    #[arg(long, value_name = "NAME", env = "SYNODKV_PROFILE", global = true)]
     pub profile: Option<String>,
     /// Connect with TLS, to servers whose certificate an authority in this file (PEM) has signed.
-    #[arg(long, value_name = "FILE", env = "SYNODKV_CA", help_heading = "Connection")]
-    pub ca: Option<PathBuf>,
+    #[arg(long = "ca", value_name = "FILE", env = "SYNODKV_CA", global = true)]
+    pub ca_file: Option<PathBuf>,
     /// The certificate (PEM) to show servers; needs --ca and --key.
-    #[arg(long, value_name = "FILE", env = "SYNODKV_CERT", help_heading = "Connection")]
-    pub cert: Option<PathBuf>,
+    #[arg(long = "cert", value_name = "FILE", env = "SYNODKV_CERT", global = true)]
+    pub cert_file: Option<PathBuf>,
     /// The private key of the certificate.
-    #[arg(long, value_name = "FILE", env = "SYNODKV_KEY", help_heading = "Connection")]
-    pub key: Option<PathBuf>,
-    /// The file with the token of the user who asks.
-    #[arg(long, value_name = "FILE", env = "SYNODKV_TOKEN_FILE", help_heading = "Connection")]
+    #[arg(long = "key", value_name = "FILE", env = "SYNODKV_KEY", global = true)]
+    pub key_file: Option<PathBuf>,
+    /// The file with the token of the user on whose behalf this command asks.
+    #[arg(long, value_name = "FILE", env = "SYNODKV_TOKEN_FILE", global = true)]
     pub token_file: Option<PathBuf>,
+}
+
+/// What was given on the command line. Set once, before any command runs: a process is one user.
+static GIVEN: OnceLock<AccessArgs> = OnceLock::new();
+
+/// What was given on the command line.
+fn given() -> AccessArgs {
+    GIVEN.get().cloned().unwrap_or_default()
+}
+
+/// The profile in force.
+pub fn profile() -> Result<Profile, Failure> {
+    given().profile()
+}
+
+/// What connections are encrypted with; `None` for servers without TLS.
+pub fn tls() -> Result<Option<Tls>, Failure> {
+    given().tls()
+}
+
+/// The token of this process, if it has one.
+pub fn token() -> Result<Option<Token>, Failure> {
+    let given = given();
+    let file = match given.token_file {
+        Some(file) => Some(file),
+        None => given.profile()?.token_file,
+    };
+    file.as_deref().map(read_token).transpose()
+}
+
+/// Reads a token from its file.
+pub fn read_token(file: &Path) -> Result<Token, Failure> {
+    let fault = |fault: String| Failure::Usage(format!("the token file {}: {fault}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| fault(error.to_string()))?;
+    let is_token = !text.trim().is_empty() && !text.trim().contains(|c: char| c.is_whitespace() || c.is_control());
+    if !is_token {
+        return Err(fault("it must hold one token and nothing else".into()));
+    }
+    Ok(Token::new(&text))
 }
 
 /// One table of the file of profiles.
@@ -75,8 +116,13 @@ const DEFAULT: &str = "default";
 const NONE: &str = "none";
 
 impl AccessArgs {
-    /// The profile in force.
-    pub fn profile(&self) -> Result<Profile, Failure> {
+    /// Makes these the ones that all commands of this process use.
+    pub fn install(&self) {
+        // Only a test sets it twice.
+        let _ = GIVEN.set(self.clone());
+    }
+
+    fn profile(&self) -> Result<Profile, Failure> {
         let wanted = self.profile.as_deref();
         if wanted == Some(NONE) {
             return Ok(Profile::default());
@@ -88,12 +134,11 @@ impl AccessArgs {
         }
     }
 
-    /// What connections are encrypted with; `None` for servers without TLS.
-    pub fn tls(&self) -> Result<Option<Tls>, Failure> {
+    fn tls(&self) -> Result<Option<Tls>, Failure> {
         let profile = self.profile()?;
         let pick = |given: &Option<PathBuf>, profile: Option<PathBuf>| given.clone().or(profile);
-        let ca = pick(&self.ca, profile.ca);
-        let (cert, key) = (pick(&self.cert, profile.cert), pick(&self.key, profile.key));
+        let ca = pick(&self.ca_file, profile.ca);
+        let (cert, key) = (pick(&self.cert_file, profile.cert), pick(&self.key_file, profile.key));
         let tls = match (ca, cert, key) {
             (None, None, None) => return Ok(None),
             (Some(ca), None, None) => Tls::new(ca),
@@ -104,26 +149,6 @@ impl AccessArgs {
         };
         Ok(Some(tls?))
     }
-
-    /// The token that servers are shown.
-    pub fn token(&self) -> Result<Option<Token>, Failure> {
-        let file = match &self.token_file {
-            Some(file) => Some(file.clone()),
-            None => self.profile()?.token_file,
-        };
-        file.as_deref().map(read_token).transpose()
-    }
-}
-
-/// Reads a token from its file.
-pub fn read_token(file: &Path) -> Result<Token, Failure> {
-    let fault = |fault: String| Failure::Usage(format!("the token file {}: {fault}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| fault(error.to_string()))?;
-    let is_token = !text.trim().is_empty() && !text.trim().contains(|c: char| c.is_whitespace() || c.is_control());
-    if !is_token {
-        return Err(fault("it must hold one token and nothing else".into()));
-    }
-    Ok(Token::new(&text))
 }
 
 fn place_of_profiles() -> Option<PathBuf> {
@@ -166,18 +191,6 @@ fn read_profile(path: &Path, wanted: Option<&str>) -> Result<Profile, Failure> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_token_file_holds_one_token() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("token");
-        for (text, good) in [("synodkv_1_2\n", true), ("", false), (" \n", false), ("two tokens", false)] {
-            std::fs::write(&file, text).expect("a file");
-            assert_eq!(read_token(&file).is_ok(), good, "{text:?}");
-        }
-        let missing = read_token(&folder.path().join("none")).expect_err("no file").to_string();
-        assert!(missing.contains("none"), "{missing}");
-    }
-
     fn with(text: &str, wanted: Option<&str>) -> Result<Profile, String> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("profiles.toml");
@@ -207,5 +220,17 @@ mod tests {
         assert!(error.contains("no profile `test`") && error.contains("default, prod"), "{error}");
         let error = with("[default]\n\nadress = 'a:1'\n", None).expect_err("a typo");
         assert!(error.contains("line 3") && error.contains("adress"), "{error}");
+    }
+
+    #[test]
+    fn a_token_file_holds_one_token() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        for (text, good) in [("synodkv_1_2\n", true), ("", false), (" \n", false), ("two tokens", false)] {
+            std::fs::write(&file, text).expect("a file");
+            assert_eq!(read_token(&file).is_ok(), good, "{text:?}");
+        }
+        let missing = read_token(&folder.path().join("none")).expect_err("no file").to_string();
+        assert!(missing.contains("none"), "{missing}");
     }
 }

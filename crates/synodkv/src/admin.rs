@@ -8,14 +8,14 @@
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
-use kv_client::{Client, Options, first_answer};
+use kv_client::{Client, Options, Token, first_answer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::access::AccessArgs;
+use crate::access;
 use crate::failure::Failure;
 use crate::http::{self, HttpClient, HttpFailure};
 use crate::targets::AdminTarget;
@@ -127,38 +127,17 @@ impl Gathered {
         // The first of equals.
         self.answers.iter().rev().max_by_key(knows).expect("somebody answered")
     }
-
-    /// The primary's server, for a request that only the primary can carry out. The request is sent once, so this must be a server that has just answered.
-    pub fn server_of_the_primary(&self) -> Result<&str, Failure> {
-        let best = self.best();
-        // Any server can say why there is no primary.
-        let Some(primary) = best.status.primary else { return Ok(&best.address) };
-        // The server that reports itself as primary, at the address where it answered.
-        if let Some(own) = self.answers.iter().find(|answer| answer.status.node_id == Some(primary)) {
-            return Ok(&own.address);
-        }
-        let admin = best.status.replicas.iter().find(|replica| replica.id == primary).and_then(|r| r.admin.as_ref());
-        match self.unanswered.iter().find(|(address, _)| Some(address) == admin) {
-            None => Ok(&best.address),
-            Some((address, reason)) => Err(Failure::Unsure(format!(
-                "replica {primary} leads, and its server does not answer ({address}: {reason}), so it was not told; where a \
-                 primary hangs, the others elect another one by themselves within some seconds: see `synodkv status`. If \
-                 replica {primary} still leads then, only its admin interface is out of reach from here: to make another one \
-                 lead, stop its process (SIGTERM; kill -9 if that has no effect)"
-            ))),
-        }
-    }
 }
 
 #[derive(Clone)]
 pub struct AdminClient {
     http: HttpClient,
-    access: AccessArgs,
+    token: Option<Token>,
 }
 
 impl AdminClient {
-    pub fn new(access: &AccessArgs) -> Result<Self, Failure> {
-        Ok(AdminClient { http: HttpClient::new(access.tls()?, access.token()?), access: access.clone() })
+    pub fn new() -> Result<Self, Failure> {
+        Ok(AdminClient { http: HttpClient::new(access::tls()?), token: access::token()? })
     }
 
     async fn send<T: DeserializeOwned>(
@@ -168,7 +147,8 @@ impl AdminClient {
         query: &[(&str, String)],
         timeout: Duration,
     ) -> Result<T, NoAnswer> {
-        let answer = self.http.send(&method, address, &with_query(path, query), timeout).await;
+        let path = with_query(path, query);
+        let answer = self.http.send(&method, address, &path, self.token.as_ref(), timeout).await;
         let http::Answer { status, body } = answer.map_err(|failure| match failure {
             HttpFailure::NotSent(reason) => NoAnswer::NotSent(reason),
             HttpFailure::Silent(reason) => NoAnswer::Silent(reason),
@@ -226,7 +206,7 @@ impl AdminClient {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<(String, T), Failure> {
-        let addresses = &target.addresses(&self.access)?;
+        let addresses = &target.addresses()?;
         let questions: Vec<_> =
             addresses.iter().map(|address| self.get_slowly::<T>(address, path, query, CHANGE_TIMEOUT)).collect();
         match first_answer(questions, HEDGE_AFTER).await {
@@ -271,7 +251,7 @@ impl AdminClient {
 
     /// The status of every server that answers: of the given ones, and of those that they name.
     pub async fn gather(&self, target: &AdminTarget) -> Result<Gathered, Failure> {
-        let addresses = target.addresses(&self.access)?;
+        let addresses = target.addresses()?;
         let mut asking = Asking { client: self.clone(), asked: Vec::new(), answers: JoinSet::new() };
         addresses.iter().for_each(|address| {
             asking.ask(address);
@@ -397,7 +377,7 @@ impl AdminClient {
 
     /// Whether a Thrift server answers at this address.
     async fn speaks_thrift(&self, address: &str) -> bool {
-        let tls = self.access.tls().ok().flatten();
+        let tls = access::tls().ok().flatten();
         let options = Options { connect_timeout: PROBE_TIMEOUT, tls, ..Options::default() };
         Client::connect([address], options).await.is_ok()
     }

@@ -37,6 +37,8 @@ use crate::usage::{REFUSED, epilogue, whole_number};
         3 no answer, not now, or an outcome that is unknown. All outputs, escapes and statuses: docs/CLI.md."
 )]
 pub struct Cli {
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -181,8 +183,6 @@ impl Presentation {
 pub struct StatusArgs {
     #[command(flatten)]
     pub admin: AdminTarget,
-    #[command(flatten)]
-    pub access: AccessArgs,
     /// Repeat every SECONDS (0.1 to 3600) until Ctrl-C. [default when given without a number: 2]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = interval)]
     pub watch: Option<Duration>,
@@ -218,8 +218,6 @@ pub struct FailoverArgs {
     pub to: Option<u32>,
     #[command(flatten)]
     pub admin: AdminTarget,
-    #[command(flatten)]
-    pub access: AccessArgs,
     /// How results are printed. `json` is the server's own answer.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

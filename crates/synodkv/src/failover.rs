@@ -6,7 +6,7 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::admin::AdminClient;
+use crate::admin::{AdminClient, Gathered};
 use crate::cli::FailoverArgs;
 use crate::failure::Failure;
 use crate::output;
@@ -21,13 +21,34 @@ struct Done {
 }
 
 pub async fn run(args: FailoverArgs) -> Result<ExitCode, Failure> {
-    let client = AdminClient::new(&args.access)?;
+    let client = AdminClient::new()?;
     let gathered = client.gather(&args.admin).await?;
-    let address = gathered.server_of_the_primary()?;
+    let address = server_of_the_primary(&gathered)?;
     let query: Vec<(&str, String)> = args.to.map(|id| ("to", id.to_string())).into_iter().collect();
     let document: Value = client.change_at(Method::POST, address, "/failover", &query).await?;
     let done: Done = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
     output::done(args.format, &document, &show(&done))
+}
+
+/// The primary's server, for a request that only the primary can carry out. The request is sent once, so this must be a server that has just answered.
+pub(crate) fn server_of_the_primary(gathered: &Gathered) -> Result<&str, Failure> {
+    let best = gathered.best();
+    // Any server can say why there is no primary.
+    let Some(primary) = best.status.primary else { return Ok(&best.address) };
+    // The server that reports itself as primary, at the address where it answered.
+    if let Some(own) = gathered.answers.iter().find(|answer| answer.status.node_id == Some(primary)) {
+        return Ok(&own.address);
+    }
+    let admin = best.status.replicas.iter().find(|replica| replica.id == primary).and_then(|r| r.admin.as_ref());
+    match gathered.unanswered.iter().find(|(address, _)| Some(address) == admin) {
+        None => Ok(&best.address),
+        Some((address, reason)) => Err(Failure::Unsure(format!(
+            "replica {primary} leads, and its server does not answer ({address}: {reason}), so it was not told; where a \
+             primary hangs, the others elect another one by themselves within some seconds: see `synodkv status`. If \
+             replica {primary} still leads then, only its admin interface is out of reach from here: to make another one \
+             lead, stop its process (SIGTERM; kill -9 if that has no effect)"
+        ))),
+    }
 }
 
 fn show(done: &Done) -> String {
@@ -46,7 +67,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admin::{Answer, Gathered};
+    use crate::admin::Answer;
 
     #[test]
     fn the_result_is_reported_in_one_line() {
@@ -68,18 +89,18 @@ mod tests {
     #[test]
     fn the_request_goes_to_the_primary_of_the_newest_view() {
         let answers = vec![answer(0, Some(0), 7), answer(1, Some(2), 8), answer(2, Some(2), 8)];
-        assert_eq!(Gathered { answers, unanswered: Vec::new() }.server_of_the_primary().expect("replica 2"), "h2:1");
+        assert_eq!(server_of_the_primary(&Gathered { answers, unanswered: Vec::new() }).expect("replica 2"), "h2:1");
         let answers = vec![answer(1, None, 9), answer(0, None, 9)];
-        assert_eq!(Gathered { answers, unanswered: Vec::new() }.server_of_the_primary().expect("it says why"), "h1:1");
+        assert_eq!(server_of_the_primary(&Gathered { answers, unanswered: Vec::new() }).expect("it says why"), "h1:1");
     }
 
     #[test]
     fn a_hanging_primary_gets_no_request_and_the_others_name_the_next_one() {
         let answers = || vec![answer(1, Some(0), 7), answer(2, Some(0), 7)];
         let unanswered = vec![("h0:1".to_string(), "no answer for 1 s".to_string())];
-        let failure = Gathered { answers: answers(), unanswered }.server_of_the_primary().expect_err("it hangs");
+        let failure = server_of_the_primary(&Gathered { answers: answers(), unanswered }).expect_err("it hangs");
         assert!(matches!(&failure, Failure::Unsure(text) if text.contains("h0:1: no answer for 1 s")), "{failure}");
         let address = Gathered { answers: answers(), unanswered: Vec::new() };
-        assert_eq!(address.server_of_the_primary().expect("somebody who redirects"), "h1:1");
+        assert_eq!(server_of_the_primary(&address).expect("somebody who redirects"), "h1:1");
     }
 }

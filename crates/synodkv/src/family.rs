@@ -7,7 +7,6 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::access::AccessArgs;
 use crate::admin::AdminClient;
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -61,8 +60,6 @@ pub enum FamilyAction {
 pub struct FamilyTarget {
     #[command(flatten)]
     pub admin: AdminTarget,
-    #[command(flatten)]
-    pub access: AccessArgs,
     /// How results are printed. `json` is the server's own answer.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -83,7 +80,7 @@ struct Family {
 pub async fn run(args: FamilyArgs) -> Result<ExitCode, Failure> {
     match args.action {
         FamilyAction::List(target) => {
-            let client = AdminClient::new(&target.access)?;
+            let client = AdminClient::new()?;
             let (_, document): (String, Value) = client.first(&target.admin, "/column-families").await?;
             let families: Families = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
             match target.format {
@@ -108,7 +105,8 @@ async fn change(method: Method, target: &FamilyTarget, name: &str) -> Result<Val
     if let Some(fault) = kv_api::family_name_fault(name) {
         return Err(Failure::Usage(format!("column family `{name}`: {fault}")));
     }
-    AdminClient::new(&target.access)?.change(method, &target.admin, &format!("/column-families/{name}"), &[]).await
+    let client = AdminClient::new()?;
+    client.change(method, &target.admin, &format!("/column-families/{name}"), &[]).await
 }
 
 fn show(families: &Families) -> String {

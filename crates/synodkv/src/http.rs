@@ -40,12 +40,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 #[derive(Clone)]
 pub struct HttpClient {
     tls: Option<Tls>,
-    token: Option<Token>,
 }
 
 impl HttpClient {
-    pub fn new(tls: Option<Tls>, token: Option<Token>) -> Self {
-        HttpClient { tls, token }
+    pub fn new(tls: Option<Tls>) -> Self {
+        HttpClient { tls }
     }
 
     /// Sends a request without a body to `HOST:PORT`.
@@ -54,13 +53,14 @@ impl HttpClient {
         method: &Method,
         address: &str,
         path: &str,
+        token: Option<&Token>,
         patience: Duration,
     ) -> Result<Answer, HttpFailure> {
         let deadline = Instant::now() + patience;
         let (mut address, mut path) = (address.to_string(), path.to_string());
         for _ in 0..=MAX_REDIRECTIONS {
             let stream = self.connect(&address, deadline).await.map_err(HttpFailure::NotSent)?;
-            let exchanged = timeout_at(deadline, exchange(stream, method, &address, &path, self.token.as_ref())).await;
+            let exchanged = timeout_at(deadline, exchange(stream, method, &address, &path, token)).await;
             let (answer, location) = match exchanged {
                 Ok(exchanged) => exchanged.map_err(HttpFailure::Silent)?,
                 Err(_) => return Err(HttpFailure::Silent(TOO_LATE.to_string())),
@@ -97,11 +97,10 @@ async fn exchange(
     token: Option<&Token>,
 ) -> Result<(Answer, Option<String>), String> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
-    let request = Request::builder().method(method).uri(path).header(HOST, address).header(ACCEPT, "*/*");
-    let request = match token {
-        Some(token) => request.header(AUTHORIZATION, format!("Bearer {}", token.reveal())),
-        None => request,
-    };
+    let mut request = Request::builder().method(method).uri(path).header(HOST, address).header(ACCEPT, "*/*");
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {}", token.reveal()));
+    }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     let answering = async {
         let response = sender.send_request(request).await.map_err(|error| reason(&error))?;

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Err(error) => return explain(&error),
     };
     let serves = matches!(cli.command, Command::Serve(_));
+    cli.access.install();
     match run(cli.command) {
         Ok(code) => code,
         // `serve` has no answer that could be unknown.

@@ -17,7 +17,7 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     if let Some(interval) = args.watch {
         return watch(&args, interval).await;
     }
-    let seen = Seen::of(&AdminClient::new(&args.access)?.gather(&args.admin).await?);
+    let seen = Seen::of(&AdminClient::new()?.gather(&args.admin).await?);
     match args.format {
         Format::Json => output::write_json(&seen.document)?,
         Format::Text => output::write_line(&seen.show())?,
@@ -75,8 +75,8 @@ impl Seen {
 }
 
 async fn watch(args: &StatusArgs, interval: Duration) -> Result<ExitCode, Failure> {
-    args.admin.addresses(&args.access)?;
-    let client = AdminClient::new(&args.access)?;
+    args.admin.addresses()?;
+    let client = AdminClient::new()?;
     let mut signals = Signals::listen()?;
     let screen = if args.format == Format::Text { Screen::open()? } else { None };
     let mut page = Page { interval, last: None };

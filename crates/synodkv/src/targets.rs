@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use kv_client::{Client, ClientError, Limits, Options};
 
-use crate::access::{AccessArgs, Addresses};
+use crate::access::{self, Addresses};
 use crate::failure::Failure;
 
 /// The addresses of the Thrift servers.
@@ -24,8 +24,6 @@ pub struct ThriftTarget {
     /// How long to wait for an answer, in seconds, 1 to 86400.
     #[arg(long, value_name = "SECONDS", default_value_t = 12, value_parser = seconds)]
     pub timeout_seconds: u64,
-    #[command(flatten)]
-    pub access: AccessArgs,
 }
 
 /// If a server has not answered for this long, it may hang, and another one is asked, too.
@@ -41,7 +39,7 @@ impl ThriftTarget {
 
     /// The addresses: those given, those of the profile, or the default.
     pub fn addresses(&self) -> Result<Vec<String>, Failure> {
-        choose("--addr", &self.given, || Ok(self.access.profile()?.addr), "127.0.0.1:9090")
+        choose("--addr", &self.given, || Ok(access::profile()?.addr), "127.0.0.1:9090")
     }
 
     pub fn options(&self) -> Result<Options, Failure> {
@@ -53,8 +51,8 @@ impl ThriftTarget {
             hedge_after: HEDGE_AFTER,
             attempt_timeout: HEDGE_AFTER,
             max_reply_bytes: MAX_REPLY_BYTES,
-            token: self.access.token()?,
-            tls: self.access.tls()?,
+            tls: access::tls()?,
+            token: access::token()?,
             ..defaults
         })
     }
@@ -92,8 +90,8 @@ pub struct AdminTarget {
 
 impl AdminTarget {
     /// The addresses: those given, those of the profile, or the default.
-    pub fn addresses(&self, access: &AccessArgs) -> Result<Vec<String>, Failure> {
-        choose("--admin", &self.given_admin, || Ok(access.profile()?.admin), "127.0.0.1:9190")
+    pub fn addresses(&self) -> Result<Vec<String>, Failure> {
+        choose("--admin", &self.given_admin, || Ok(access::profile()?.admin), "127.0.0.1:9190")
     }
 }
 

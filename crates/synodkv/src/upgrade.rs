@@ -7,8 +7,8 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::access::AccessArgs;
 use crate::admin::{AdminClient, Status};
+use crate::failover::server_of_the_primary;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::targets::AdminTarget;
@@ -59,8 +59,6 @@ pub enum UpgradeAction {
 pub struct UpgradeTarget {
     #[command(flatten)]
     pub admin: AdminTarget,
-    #[command(flatten)]
-    pub access: AccessArgs,
     /// How results are printed.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -74,18 +72,17 @@ struct Done {
 }
 
 pub async fn run(args: UpgradeArgs) -> Result<ExitCode, Failure> {
+    let client = AdminClient::new()?;
     match args.action {
         UpgradeAction::Status(target) => {
-            let client = AdminClient::new(&target.access)?;
             let gathered = client.gather(&target.admin).await?;
             let status = &gathered.best().status;
             output::done(target.format, &document(status), &show(status))?;
             Ok(ExitCode::from(u8::from(status.primary.is_none())))
         }
         UpgradeAction::Finalize { to, target } => {
-            let client = AdminClient::new(&target.access)?;
             let gathered = client.gather(&target.admin).await?;
-            let address = gathered.server_of_the_primary()?;
+            let address = server_of_the_primary(&gathered)?;
             let query: Vec<(&str, String)> = to.map(|level| ("to", level.to_string())).into_iter().collect();
             let document: Value = client.change_at(Method::POST, address, "/upgrade/finalize", &query).await?;
             let done: Done = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;

@@ -87,7 +87,7 @@ struct Report {
 
 pub async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let client = args.target.connect().await?;
-    let admin = AdminClient::new(&args.target.access)?;
+    let admin = AdminClient::new()?;
     let (answered, status): (String, Status) = admin.first(&args.admin, "/status").await?;
     let version = client.read_version().await?;
     let mut comparison = Comparison {

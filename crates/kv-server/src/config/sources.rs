@@ -43,12 +43,12 @@ const TEXT_KEYS: &[&str] = &[
     "replication.tls.ca",
     "replication.tls.certificate",
     "replication.tls.key",
+    "replication.tls.crl",
     "auth.jwt_keys",
     "auth.jwt_issuer",
     "auth.jwt_audience",
     "audit.file",
     "audit.keys",
-    "replication.tls.crl",
     "log.level",
     "log.file",
 ];

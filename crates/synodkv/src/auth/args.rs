@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::access::AccessArgs;
 use crate::output::Format;
 use crate::targets::AdminTarget;
 use crate::usage::epilogue;
@@ -226,8 +225,6 @@ pub enum TokenAction {
 pub struct AuthTarget {
     #[command(flatten)]
     pub admin: AdminTarget,
-    #[command(flatten)]
-    pub access: AccessArgs,
     /// How results are printed. `json` is the server's own answer.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

@@ -18,39 +18,35 @@ use serde_json::{Value, json};
 pub use args::AuthArgs;
 use args::{AuthAction, AuthTarget, CheckArgs, EnableArgs, RoleAction, TokenAction, UserAction};
 
-use crate::access::read_token;
+use crate::access;
 use crate::admin::{AdminClient, encoded};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::text::{Notation, to_hex};
 
 pub async fn run(args: AuthArgs) -> Result<ExitCode, Failure> {
+    let client = AdminClient::new()?;
     match args.action {
-        AuthAction::Enable(args) => enable(args).await,
-        AuthAction::Disable { i_understand, target } => disable(i_understand, &target).await,
-        AuthAction::Show(target) => show(&target).await,
-        AuthAction::Check(args) => check(args).await,
-        AuthAction::User { action } => user(action).await,
-        AuthAction::Role { action } => role(action).await,
-        AuthAction::Token { action } => token(action).await,
-    }
-}
-
-impl AuthTarget {
-    fn client(&self) -> Result<AdminClient, Failure> {
-        AdminClient::new(&self.access)
+        AuthAction::Enable(args) => enable(&client, args).await,
+        AuthAction::Disable { i_understand, target } => disable(&client, i_understand, &target).await,
+        AuthAction::Show(target) => show(&client, &target).await,
+        AuthAction::Check(args) => check(&client, args).await,
+        AuthAction::User { action } => user(&client, action).await,
+        AuthAction::Role { action } => role(&client, action).await,
+        AuthAction::Token { action } => token(&client, action).await,
     }
 }
 
 /// Makes the change, and says that it is done.
 async fn change(
+    client: &AdminClient,
     target: &AuthTarget,
     method: Method,
     path: String,
     query: &[(&str, String)],
     done: &str,
 ) -> Result<ExitCode, Failure> {
-    let document: Value = target.client()?.change(method, &target.admin, &path, query).await?;
+    let document: Value = client.change(method, &target.admin, &path, query).await?;
     output::done(target.format, &document, done)
 }
 
@@ -74,7 +70,7 @@ fn first_token(file: &Path) -> Result<(u64, Token), Failure> {
         write_token(file, &token)?;
         return Ok((id, token));
     }
-    let token = read_token(file)?;
+    let token = access::read_token(file)?;
     match kv_server::access::Secret::new(token.reveal()).token_id() {
         Some(id) => Ok((id, token)),
         None => Err(Failure::Usage(format!("{} exists and holds no token of SynodKV", file.display()))),
@@ -88,14 +84,11 @@ fn write_token(file: &Path, token: &Token) -> Result<(), Failure> {
     writeln!(out, "{}", token.reveal()).and_then(|()| out.sync_all()).map_err(fault)
 }
 
-async fn enable(args: EnableArgs) -> Result<ExitCode, Failure> {
+async fn enable(client: &AdminClient, args: EnableArgs) -> Result<ExitCode, Failure> {
     let EnableArgs { root_token_file, allow_plaintext, target } = args;
-    let addresses = target.admin.addresses(&target.access)?;
-    let in_network = addresses.iter().find(|address| !is_local(address));
-    if !allow_plaintext
-        && target.access.tls()?.is_none()
-        && let Some(address) = in_network
-    {
+    let addresses = target.admin.addresses()?;
+    let is_plain = !allow_plaintext && access::tls()?.is_none();
+    if is_plain && let Some(address) = addresses.iter().find(|address| !is_local(address)) {
         return Err(Failure::Usage(format!(
             "tokens would travel to {address} readable for everybody in between: use TLS (--ca), or give --allow-plaintext"
         )));
@@ -104,7 +97,7 @@ async fn enable(args: EnableArgs) -> Result<ExitCode, Failure> {
     let query = [("id", format!("{id:016x}")), ("sha256", to_hex(&digest_of(token.reveal())))];
     let file = root_token_file.display();
     let done = format!("authentication is enabled; {file} holds the token of root: export SYNODKV_TOKEN_FILE={file}");
-    change(&target, Method::POST, "/auth/enable".into(), &query, &done).await
+    change(client, &target, Method::POST, "/auth/enable".into(), &query, &done).await
 }
 
 /// Whether an address is on this machine, as far as its text says so.
@@ -113,24 +106,24 @@ fn is_local(address: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-async fn disable(i_understand: bool, target: &AuthTarget) -> Result<ExitCode, Failure> {
+async fn disable(client: &AdminClient, i_understand: bool, target: &AuthTarget) -> Result<ExitCode, Failure> {
     if !i_understand {
         return Err(Failure::Usage(
             "afterwards everybody who reaches a server may do everything: give --i-understand".into(),
         ));
     }
     let done = "authentication is disabled: everybody may do everything; users, roles and tokens are kept";
-    change(target, Method::POST, "/auth/disable".into(), &[], done).await
+    change(client, target, Method::POST, "/auth/disable".into(), &[], done).await
 }
 
-async fn policy(target: &AuthTarget) -> Result<(Value, show::Policy), Failure> {
-    let (_, document): (String, Value) = target.client()?.first(&target.admin, "/auth").await?;
+async fn policy(client: &AdminClient, target: &AuthTarget) -> Result<(Value, show::Policy), Failure> {
+    let (_, document): (String, Value) = client.first(&target.admin, "/auth").await?;
     let policy = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
     Ok((document, policy))
 }
 
-async fn show(target: &AuthTarget) -> Result<ExitCode, Failure> {
-    let (document, policy) = policy(target).await?;
+async fn show(client: &AdminClient, target: &AuthTarget) -> Result<ExitCode, Failure> {
+    let (document, policy) = policy(client, target).await?;
     match target.format {
         Format::Json => output::write_json(&document)?,
         Format::Text => output::write_line(&show::everything(&policy))?,
@@ -138,7 +131,7 @@ async fn show(target: &AuthTarget) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
+async fn check(client: &AdminClient, args: CheckArgs) -> Result<ExitCode, Failure> {
     let CheckArgs { user, verb, family, key, bytes, target } = args;
     let mut query = vec![("user", user), ("verb", verb)];
     query.extend(family.map(|family| ("family", family)));
@@ -147,7 +140,7 @@ async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
         let key = notation.argument("key", &key)?;
         query.push(("key", to_hex(&key)));
     }
-    let (_, document): (String, Value) = target.client()?.first_with(&target.admin, "/auth/check", &query).await?;
+    let (_, document): (String, Value) = client.first_with(&target.admin, "/auth/check", &query).await?;
     let decision: show::Decision = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
     match target.format {
         Format::Json => output::write_json(&document)?,
@@ -156,33 +149,33 @@ async fn check(args: CheckArgs) -> Result<ExitCode, Failure> {
     Ok(if decision.allowed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-async fn user(action: UserAction) -> Result<ExitCode, Failure> {
+async fn user(client: &AdminClient, action: UserAction) -> Result<ExitCode, Failure> {
     let roles_of = |roles: Vec<String>| roles.into_iter().map(|role| ("role", role)).collect::<Vec<_>>();
     match action {
         UserAction::Add { name, role, target } => {
             let path = path_of("users", &name, "")?;
-            change(&target, Method::POST, path, &roles_of(role), &format!("user {name} exists")).await
+            change(client, &target, Method::POST, path, &roles_of(role), &format!("user {name} exists")).await
         }
         UserAction::Remove { name, target } => {
             let done = format!("user {name} is gone, with its tokens");
-            change(&target, Method::DELETE, path_of("users", &name, "")?, &[], &done).await
+            change(client, &target, Method::DELETE, path_of("users", &name, "")?, &[], &done).await
         }
         UserAction::Roles { name, role, target } => {
             let path = path_of("users", &name, "/roles")?;
-            change(&target, Method::POST, path, &roles_of(role), &format!("user {name} has these roles")).await
+            change(client, &target, Method::POST, path, &roles_of(role), &format!("user {name} has these roles")).await
         }
         UserAction::Disable { name, target } => {
             let (path, query) = (path_of("users", &name, "/disabled")?, [("value", "1".to_string())]);
-            change(&target, Method::POST, path, &query, &format!("user {name} is shut out")).await
+            change(client, &target, Method::POST, path, &query, &format!("user {name} is shut out")).await
         }
         UserAction::Enable { name, target } => {
             let (path, query) = (path_of("users", &name, "/disabled")?, [("value", "0".to_string())]);
-            change(&target, Method::POST, path, &query, &format!("user {name} is let in")).await
+            change(client, &target, Method::POST, path, &query, &format!("user {name} is let in")).await
         }
     }
 }
 
-async fn role(action: RoleAction) -> Result<ExitCode, Failure> {
+async fn role(client: &AdminClient, action: RoleAction) -> Result<ExitCode, Failure> {
     match action {
         RoleAction::Set { name, grant, target } => {
             // A mistake is found here, before anything is sent.
@@ -191,28 +184,28 @@ async fn role(action: RoleAction) -> Result<ExitCode, Failure> {
             }
             let grants: Vec<_> = grant.into_iter().map(|grant| ("grant", grant)).collect();
             let path = path_of("roles", &name, "")?;
-            change(&target, Method::POST, path, &grants, &format!("role {name} has these grants")).await
+            change(client, &target, Method::POST, path, &grants, &format!("role {name} has these grants")).await
         }
         RoleAction::Remove { name, target } => {
             let done = format!("role {name} is gone");
-            change(&target, Method::DELETE, path_of("roles", &name, "")?, &[], &done).await
+            change(client, &target, Method::DELETE, path_of("roles", &name, "")?, &[], &done).await
         }
     }
 }
 
-async fn token(action: TokenAction) -> Result<ExitCode, Failure> {
+async fn token(client: &AdminClient, action: TokenAction) -> Result<ExitCode, Failure> {
     match action {
         TokenAction::Create { user, expires, target } => {
             let (id, token) = fresh_token()?;
             let mut query = vec![("user", user), ("sha256", to_hex(&digest_of(token.reveal())))];
             query.extend(expires.map(|time| ("expires_us", in_microseconds(time))));
             let path = format!("/auth/tokens/{id:016x}");
-            let _: Value = target.client()?.change(Method::POST, &target.admin, &path, &query).await?;
+            let _: Value = client.change(Method::POST, &target.admin, &path, &query).await?;
             let document = json!({ "id": format!("{id:016x}"), "token": token.reveal() });
             output::done(target.format, &document, token.reveal())
         }
         TokenAction::List(target) => {
-            let (document, policy) = policy(&target).await?;
+            let (document, policy) = policy(client, &target).await?;
             match target.format {
                 Format::Json => output::write_json(&document["tokens"])?,
                 Format::Text => output::write_line(&show::tokens(&policy.tokens))?,
@@ -221,7 +214,7 @@ async fn token(action: TokenAction) -> Result<ExitCode, Failure> {
         }
         TokenAction::Revoke { id, target } => {
             let done = format!("token {id} is revoked");
-            change(&target, Method::DELETE, path_of("tokens", &id, "")?, &[], &done).await
+            change(client, &target, Method::DELETE, path_of("tokens", &id, "")?, &[], &done).await
         }
     }
 }

@@ -32,6 +32,7 @@ use kv_client::{Client, Tls, Token};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
+use crate::access;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use acknowledged::Recorder;
@@ -87,8 +88,8 @@ async fn measure(args: LoadArgs) -> Result<ExitCode, Failure> {
     let operations = args.workload.mix().iter().map(|(operation, _)| *operation);
     let run = Rc::new(Run {
         addresses: args.target.addresses()?,
-        tls: args.target.access.tls()?,
-        token: args.target.access.token()?,
+        tls: access::tls()?,
+        token: access::token()?,
         connections: args.connections(),
         rate: args.rate,
         begins_at,
