@@ -6,13 +6,14 @@ understand and send.
 
 import importlib
 import itertools
+import ssl
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import thriftpy2
 from thrift.protocol import TBinaryProtocol, TCompactProtocol
-from thrift.transport import TSocket, TTransport
+from thrift.transport import TSocket, TSSLSocket, TTransport
 from thriftpy2.protocol import TBinaryProtocolFactory, TCompactProtocolFactory
 from thriftpy2.protocol.cybin import TCyBinaryProtocolFactory
 from thriftpy2.rpc import make_client
@@ -58,9 +59,9 @@ class Kind:
     def __str__(self):
         return f"{self.library}-{self.interface}-{self.protocol}-{self.transport}"
 
-    def connect(self, addresses):
+    def connect(self, server):
         client = ApacheClient if self.library == "thrift" else ThriftpyClient
-        return InTurn([client(self, *address) for address in addresses])
+        return InTurn([client(self, *address, server.ca) for address in server.addresses])
 
 
 def _kinds(library, protocols, transports):
@@ -96,11 +97,14 @@ class InTurn:
 class ApacheClient:
     """The PyPI package `thrift`, with classes made by the Apache Thrift compiler."""
 
-    def __init__(self, kind, host, port):
+    def __init__(self, kind, host, port, ca):
         package = INTERFACES[kind.interface].stem
         self.types = importlib.import_module(f"{package}.ttypes")
         service = importlib.import_module(f"{package}.TransactionalKV")
-        socket = TSocket.TSocket(host, port)
+        if ca is None:
+            socket = TSocket.TSocket(host, port)
+        else:
+            socket = TSSLSocket.TSSLSocket(host, port, cert_reqs=ssl.CERT_REQUIRED, ca_certs=ca)
         socket.setTimeout(TIMEOUT_MS)
         self._transport = APACHE_TRANSPORTS[kind.transport](socket)
         self._client = service.Client(APACHE_PROTOCOLS[kind.protocol](self._transport))
@@ -121,7 +125,7 @@ class ApacheClient:
 class ThriftpyClient:
     """The PyPI package `thriftpy2`, which reads the interface file as it stands."""
 
-    def __init__(self, kind, host, port):
+    def __init__(self, kind, host, port, ca):
         self.types = thriftpy_interfaces[kind.interface]
         self._client = make_client(
             self.types.TransactionalKV,
@@ -130,6 +134,7 @@ class ThriftpyClient:
             proto_factory=THRIFTPY_PROTOCOLS[kind.protocol](),
             trans_factory=THRIFTPY_TRANSPORTS[kind.transport](),
             timeout=TIMEOUT_MS,
+            **({} if ca is None else {"cafile": ca}),
         )
 
     def __getattr__(self, method):

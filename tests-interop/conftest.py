@@ -75,7 +75,7 @@ def server(request, tmp_path_factory):
 
 @pytest.fixture
 def client(request, server):
-    client = request.param.connect(server.addresses)
+    client = request.param.connect(server)
     yield client
     client.close()
 

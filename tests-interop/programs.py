@@ -1,6 +1,6 @@
 """Clients in other languages: each is a program that goes through the scenario and reports step by step.
 
-A program takes `--addresses HOST:PORT,... --protocol P --transport T --prefix TEXT --nodes N`, prints a line per step
+A program takes `--addresses HOST:PORT,... --protocol P --transport T --prefix TEXT --nodes N`, and `--ca FILE` for TLS; it prints a line per step
 (`ok STEP` or `FAILED STEP: why`), and ends with status 0 when none failed, 1 when some did.
 """
 
@@ -31,10 +31,12 @@ class Program:
             return ["node", str(folder / "main.js")]
         return [str(folder / ("target/debug/client" if self.language == "rust" else "client"))]
 
-    def run(self, build, addresses, prefix, nodes):
+    def run(self, build, server, prefix):
         command = self._command(build)
-        command += ["--addresses", ",".join(f"{host}:{port}" for host, port in addresses), "--prefix", prefix]
-        command += ["--protocol", self.protocol, "--transport", self.transport, "--nodes", str(nodes)]
+        command += ["--addresses", ",".join(f"{host}:{port}" for host, port in server.addresses), "--prefix", prefix]
+        command += ["--protocol", self.protocol, "--transport", self.transport, "--nodes", str(server.nodes)]
+        if server.ca is not None:
+            command += ["--ca", server.ca]
         ended = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=DEADLINE_S
         )

@@ -15,8 +15,9 @@ READY_DEADLINE_S = 60
 STOP_DEADLINE_S = 30
 POLL_S = 0.05
 HOST = "127.0.0.1"
-# One database without consensus; three replicas in one process; three processes of one replica each.
-MODES = ["standalone", "replicated", "cluster"]
+# One database without consensus, and the same with TLS; three replicas in one process; three processes of one replica each.
+MODES = ["standalone", "encrypted", "replicated", "cluster"]
+WITHOUT_CONSENSUS = ["standalone", "encrypted"]
 COLUMN_FAMILY = "interop"
 
 
@@ -40,7 +41,9 @@ class Server:
 
     def __init__(self, program, mode, engine, folder):
         self.mode = mode
-        self.nodes = 1 if mode == "standalone" else 3
+        self.nodes = 1 if mode in WITHOUT_CONSENSUS else 3
+        # The authority that clients must believe, or None for servers without TLS.
+        self.ca = None
         self._processes = []
         try:
             if mode == "cluster":
@@ -56,10 +59,25 @@ class Server:
         thrift_port = free_ports(5)
         admin_port, first_peer_port = thrift_port + 1, thrift_port + 2
         environment = {"SYNODKV_REPLICATION_FIRST_PEER_ADDR": f"{HOST}:{first_peer_port}"}
-        arguments = ["--mode", self.mode, "--data-dir", str(folder / "data")]
+        if self.mode == "encrypted":
+            environment |= self._make_certificates(program, folder)
+        mode = "standalone" if self.mode in WITHOUT_CONSENSUS else self.mode
+        arguments = ["--mode", mode, "--data-dir", str(folder / "data")]
         arguments += ["--thrift-addr", f"{HOST}:{thrift_port}", "--admin-addr", f"{HOST}:{admin_port}"]
         self._processes.append(Process(program, engine, arguments, environment, admin_port))
         self.addresses = [(HOST, thrift_port)]
+
+    def _make_certificates(self, program, folder):
+        """Returns the settings that use them. The admin interface, which is not tested here, goes without."""
+        certificates = folder / "certs"
+        for arguments in (["init"], ["issue", "server"]):
+            subprocess.run([program, "cert", *arguments, "--dir", str(certificates)], check=True, stdout=subprocess.DEVNULL)
+        self.ca = str(certificates / "ca.pem")
+        return {
+            "SYNODKV_SERVER_TLS_CERTIFICATE": str(certificates / "server.pem"),
+            "SYNODKV_SERVER_TLS_KEY": str(certificates / "server.key"),
+            "SYNODKV_ADMIN_TLS_MODE": "off",
+        }
 
     def _start_cluster(self, program, engine, folder):
         first = free_ports(3 * self.nodes)

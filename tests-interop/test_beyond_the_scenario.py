@@ -66,7 +66,7 @@ def test_of_concurrent_increments_none_is_lost(server, key):
 
     def work():
         try:
-            client = KINDS[0].connect(server.addresses)
+            client = KINDS[0].connect(server)
             for _ in range(increments):
                 increment(client)
             client.close()
@@ -79,6 +79,6 @@ def test_of_concurrent_increments_none_is_lost(server, key):
     for thread in threads:
         thread.join()
     assert not failures
-    client = KINDS[0].connect(server.addresses)
+    client = KINDS[0].connect(server)
     assert get(client, key) == b"%d" % (workers * increments)
     client.close()

@@ -7,6 +7,7 @@
 #include <thrift/protocol/TBinaryProtocol.h>
 #include <thrift/protocol/TCompactProtocol.h>
 #include <thrift/transport/TBufferTransports.h>
+#include <thrift/transport/TSSLSocket.h>
 #include <thrift/transport/TSocket.h>
 
 #include "kv.h"
@@ -29,7 +30,15 @@ static Options options_of(int count, char** arguments) {
 
 static std::shared_ptr<TProtocol> connect(const std::string& address, const Options& options) {
     const size_t colon = address.rfind(':');
-    auto socket = std::make_shared<TSocket>(address.substr(0, colon), std::stoi(address.substr(colon + 1)));
+    const std::string host = address.substr(0, colon);
+    const int port = std::stoi(address.substr(colon + 1));
+    std::shared_ptr<TSocket> socket = std::make_shared<TSocket>(host, port);
+    if (options.count("--ca") == 1) {
+        static TSSLSocketFactory factory;
+        factory.authenticate(true);
+        factory.loadTrustedCertificates(options.at("--ca").c_str());
+        socket = factory.createSocket(host, port);
+    }
     socket->setRecvTimeout(30'000);
     std::shared_ptr<TTransport> transport;
     if (options.at("--transport") == "framed") {

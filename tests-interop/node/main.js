@@ -28,7 +28,8 @@ function one(choices, name, value) {
 
 function connect(address, options) {
   const [host, port] = address.split(":");
-  const connection = thrift.createConnection(host, Number(port), options);
+  const create = options.ca === undefined ? thrift.createConnection : thrift.createSSLConnection;
+  const connection = create(host, Number(port), options);
   return new Promise((resolve, reject) => {
     connection.once("error", reject);
     connection.once("connect", () => resolve(connection));
@@ -51,11 +52,12 @@ async function run(steps, kv, prefix) {
 }
 
 async function main() {
-  const names = ["addresses", "protocol", "transport", "prefix", "nodes"];
+  const names = ["addresses", "protocol", "transport", "prefix", "nodes", "ca"];
   const { values } = parseArgs({ options: Object.fromEntries(names.map((name) => [name, { type: "string" }])) });
   const options = {
     protocol: one(PROTOCOLS, "protocol", values.protocol),
     transport: one(TRANSPORTS, "transport", values.transport),
+    ca: values.ca === undefined ? undefined : fs.readFileSync(values.ca),
   };
   const connections = await Promise.all(values.addresses.split(",").map((address) => connect(address, options)));
   const clients = connections.map((connection) => thrift.createClient(service, connection));

@@ -12,12 +12,14 @@
 
 mod input;
 mod mutation;
+mod opening;
 mod operations;
 mod peers;
 mod records;
 mod rows;
 mod sample_calls;
 mod thrift;
+mod tokens;
 mod wal;
 
 use std::path::Path;
@@ -56,6 +58,14 @@ pub const TARGETS: &[Target] = &[
         name: "thrift_stream",
         run: thrift::stream,
         seeds: thrift::seeds,
+        base_bytes: 1 << 20,
+        bytes_per_byte: 200,
+    },
+    Target { name: "opening", run: opening::any, seeds: opening::seeds, base_bytes: 1 << 20, bytes_per_byte: 200 },
+    Target {
+        name: "authenticate",
+        run: tokens::authenticate,
+        seeds: tokens::seeds,
         base_bytes: 1 << 20,
         bytes_per_byte: 200,
     },

@@ -6,6 +6,7 @@
 //! server and client convert them to and from this vocabulary where they read and write messages,
 //! and nowhere else.
 
+pub mod access;
 pub mod atomic;
 mod commit;
 mod database;
@@ -28,7 +29,10 @@ pub use error::KvError;
 pub use families::{MAX_FAMILY_NAME_BYTES, family_name_fault};
 pub use keys::{KeyRange, KeyRef};
 pub use limits::Limits;
-pub use logged::{DEFAULT_READABLE_WINDOW_MS, FamilyChange, LoggedWrite, TimedWrite, UnreadableWrite};
+pub use logged::{
+    ACCESS_LEVEL, DEFAULT_READABLE_WINDOW_MS, FamilyChange, HIGHEST_LEVEL, LOWEST_LEVEL, LoggedWrite, TimedWrite,
+    UnreadableWrite,
+};
 pub use operation::{KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows};
 pub use verdict::{decode_verdict, encode_verdict};
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::access::AccessChange;
 use crate::{AtomicCommit, CommitResult, FamilyChange, KeyRef, Version};
 
 /// Which state a read sees.
@@ -112,6 +113,8 @@ pub enum KvOperation {
     AtomicCommit(AtomicCommit),
     /// Creates or drops a column family. Ordered among the commits and answered like one.
     ChangeFamily(FamilyChange),
+    /// Changes users, roles or tokens. Ordered among the commits and answered like one.
+    ChangeAccess(AccessChange),
     /// Changes no rows but advances replicated time; answered like a commit.
     ClockTick,
 }

@@ -45,8 +45,8 @@
  *   TRANSACTION_TOO_LARGE  no: make smaller ones        not committed  too many bytes, or conflict keys and ranges
  *   UNKNOWN_COLUMN_FAMILY  no                           not committed  `error` names those that exist, and what creates one
  *   RESULT_TOO_LARGE       no: ask for fewer rows       a read
- *   UNAUTHENTICATED        no                           not committed
- *   FORBIDDEN              no                           not committed
+ *   UNAUTHENTICATED        no: authenticate first       not committed  nobody knows who asks, or the token is not valid
+ *   FORBIDDEN              no                           not committed  the user may not do this; `error` names the verb
  *   NOT_SUPPORTED          no                           not committed  this server does not support it
  *   OPERATION_FAILED       no                           not acknowledged  the storage failed
  *   COMMIT_FAILED          no                           not acknowledged  the same, of a commit
@@ -103,7 +103,12 @@ struct GetRequest {
   1: required binary key,
   2: optional string column_family,
   /** `linearizable` (default): sees everything acknowledged before the call. `stale`: sees what this replica has applied. */
-  110: optional string consistency
+  110: optional string consistency,
+  /**
+   * The token of the user on whose behalf this one request is made, where one connection serves several. It takes the place
+   * of what `authenticate` or a client certificate says about the connection.
+   */
+  190: optional string auth_token
 }
 
 /** A missing key is no error: `found` is false and `value` is empty. */
@@ -119,7 +124,9 @@ struct GetResponse {
 struct SetRequest {
   1: required binary key,
   2: required binary value,
-  3: optional string column_family
+  3: optional string column_family,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct SetResponse {
@@ -132,7 +139,9 @@ struct SetResponse {
 
 struct DeleteRequest {
   1: required binary key,
-  2: optional string column_family
+  2: optional string column_family,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 /** Deleting a key that does not exist succeeds. */
@@ -174,7 +183,9 @@ struct GetRangeRequest {
   102: optional KeySelector begin_selector,
   103: optional KeySelector end_selector,
   /** As in GetRequest. */
-  110: optional string consistency
+  110: optional string consistency,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct GetRangeResponse {
@@ -195,7 +206,9 @@ struct GetRangeResponse {
 struct SnapshotGetRequest {
   1: required binary key,
   2: required i64 read_version,
-  3: optional string column_family
+  3: optional string column_family,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct SnapshotGetResponse {
@@ -221,7 +234,9 @@ struct SnapshotGetRangeRequest {
   100: optional bool reverse,
   101: optional i32 target_bytes,
   102: optional KeySelector begin_selector,
-  103: optional KeySelector end_selector
+  103: optional KeySelector end_selector,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct SnapshotGetRangeResponse {
@@ -237,7 +252,9 @@ struct SnapshotGetRangeResponse {
 struct SnapshotReadRequest {
   1: required binary key,
   2: required i64 read_version,
-  3: optional string column_family
+  3: optional string column_family,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct SnapshotReadResponse {
@@ -250,6 +267,8 @@ struct SnapshotReadResponse {
 }
 
 struct GetReadVersionRequest {
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct GetReadVersionResponse {
@@ -273,7 +292,9 @@ struct GetReadVersionResponse {
 struct PinSnapshotRequest {
   1: required i64 read_version,
   /** 1 to the server's maximum (3,600,000, unless its settings say otherwise). */
-  2: optional i64 ttl_ms = 60000
+  2: optional i64 ttl_ms = 60000,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct PinSnapshotResponse {
@@ -287,7 +308,9 @@ struct PinSnapshotResponse {
 }
 
 struct UnpinSnapshotRequest {
-  1: required i64 read_version
+  1: required i64 read_version,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct UnpinSnapshotResponse {
@@ -358,7 +381,9 @@ struct AtomicCommitRequest {
    * not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
    * operation of it, has another field from 100 up, because then the client knows these.
    */
-  104: optional bool include_details
+  104: optional bool include_details,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct AtomicCommitResponse {
@@ -397,7 +422,9 @@ struct AtomicCommitResponse {
 struct SetVersionstampedKeyRequest {
   1: required binary key_prefix,
   2: required binary value,
-  3: optional string column_family
+  3: optional string column_family,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct SetVersionstampedKeyResponse {
@@ -413,7 +440,9 @@ struct SetVersionstampedKeyResponse {
 struct SetVersionstampedValueRequest {
   1: required binary key,
   2: required binary value_prefix,
-  3: optional string column_family
+  3: optional string column_family,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct SetVersionstampedValueResponse {
@@ -472,6 +501,26 @@ struct GetCommittedVersionResponse {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Identity
+
+/**
+ * Says who uses this connection: every later request on it is made on behalf of the user of `token`, until another
+ * `authenticate` succeeds. One that fails leaves the connection without a user. Requests need not wait for the reply.
+ */
+struct AuthenticateRequest {
+  /** A token of `synodkv auth token create`, or a JWT that the server's settings accept. */
+  1: required string token
+}
+
+struct AuthenticateResponse {
+  1: required bool success,
+  /** The user; absent while the server checks nothing, because authentication is not enabled. */
+  2: optional string user,
+  3: optional string error,
+  100: optional string error_code
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Testing aids
 
 /**
@@ -486,7 +535,9 @@ struct FaultInjectionRequest {
   1: required string fault_type,
   2: optional double probability = 0.0,
   3: optional i32 duration_ms = 0,
-  4: optional string target_operation
+  4: optional string target_operation,
+  /** As in GetRequest. */
+  190: optional string auth_token
 }
 
 struct FaultInjectionResponse {
@@ -657,6 +708,12 @@ service TransactionalKV {
   SetVersionstampedValueResponse setVersionstampedValue(1: SetVersionstampedValueRequest request),
 
   FaultInjectionResponse setFaultInjection(1: FaultInjectionRequest request),
+
+  /**
+   * Says who uses this connection. As long as authentication is enabled, only this and `ping` are answered without it, unless
+   * a client certificate or a token in the request says who asks; all else is UNAUTHENTICATED.
+   */
+  AuthenticateResponse authenticate(1: AuthenticateRequest request),
 
   /** Answered by the server that receives it, without the cluster. */
   PingResponse ping(1: PingRequest request),

@@ -136,7 +136,7 @@ impl Client {
     /// # Errors
     /// Any [`ClientError`] of a read.
     pub async fn read_version(&self) -> Result<Version, ClientError> {
-        let (response, _) = self.call(GetReadVersionRequest {}, Access::Read).await?;
+        let (response, _) = self.call(GetReadVersionRequest { auth_token: None }, Access::Read).await?;
         convert::success(response.success, response.error, response.error_code, response.leader_endpoint)?;
         Ok(convert::version(response.read_version))
     }
@@ -199,7 +199,11 @@ impl Client {
     /// [`Client::set`].
     pub async fn pin_snapshot(&self, version: Version, ttl: Duration) -> Result<(), ClientError> {
         let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-        let request = PinSnapshotRequest { read_version: convert::version_field(version.0), ttl_ms: Some(ttl_ms) };
+        let request = PinSnapshotRequest {
+            read_version: convert::version_field(version.0),
+            ttl_ms: Some(ttl_ms),
+            auth_token: None,
+        };
         let (response, _) = self.call(request, Access::Write).await?;
         convert::success(response.success, response.error, response.error_code, response.leader_endpoint)
     }
@@ -210,7 +214,7 @@ impl Client {
     /// # Errors
     /// As [`Client::set`].
     pub async fn unpin_snapshot(&self, version: Version) -> Result<(), ClientError> {
-        let request = UnpinSnapshotRequest { read_version: convert::version_field(version.0) };
+        let request = UnpinSnapshotRequest { read_version: convert::version_field(version.0), auth_token: None };
         let (response, _) = self.call(request, Access::Write).await?;
         convert::success(response.success, response.error, response.error_code, None)
     }

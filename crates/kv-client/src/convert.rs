@@ -27,15 +27,15 @@ pub(crate) fn version(field: i64) -> Version {
 }
 
 pub(crate) fn get(key: KeyRef) -> GetRequest {
-    GetRequest { key: key.key.into(), column_family: family(key.column_family), consistency: None }
+    GetRequest { key: key.key.into(), column_family: family(key.column_family), consistency: None, auth_token: None }
 }
 
 pub(crate) fn set(key: KeyRef, value: Bytes) -> SetRequest {
-    SetRequest { key: key.key.into(), value: value.into(), column_family: family(key.column_family) }
+    SetRequest { key: key.key.into(), value: value.into(), column_family: family(key.column_family), auth_token: None }
 }
 
 pub(crate) fn delete(key: KeyRef) -> DeleteRequest {
-    DeleteRequest { key: key.key.into(), column_family: family(key.column_family) }
+    DeleteRequest { key: key.key.into(), column_family: family(key.column_family), auth_token: None }
 }
 
 pub(crate) fn snapshot_get(key: KeyRef, version: Version) -> SnapshotGetRequest {
@@ -43,6 +43,7 @@ pub(crate) fn snapshot_get(key: KeyRef, version: Version) -> SnapshotGetRequest 
         key: key.key.into(),
         read_version: version_field(version.0),
         column_family: family(key.column_family),
+        auth_token: None,
     }
 }
 
@@ -70,6 +71,7 @@ pub(crate) fn get_range(range: RangeRead) -> GetRangeRequest {
         begin_selector: None,
         end_selector: None,
         consistency: None,
+        auth_token: None,
     }
 }
 
@@ -88,6 +90,7 @@ pub(crate) fn snapshot_get_range(range: RangeRead, version: Version) -> Snapshot
         target_bytes: target_field(range.target_bytes),
         begin_selector: None,
         end_selector: None,
+        auth_token: None,
     }
 }
 
@@ -144,6 +147,7 @@ pub(crate) fn commit(commit: AtomicCommit, timeout: Duration) -> Result<AtomicCo
         read_conflicts: some_list(commit.read_conflicts, key_ref),
         finished_idempotency_ids: some_list(commit.finished_ids, Vec::from),
         include_details: Some(true),
+        auth_token: None,
     })
 }
 

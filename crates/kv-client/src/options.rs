@@ -1,6 +1,10 @@
 //! Timeouts, limits and other settings.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::Tls;
 
 /// Settings of a [`crate::Client`] and of a [`crate::Database`]. The defaults suit a server with
 /// default settings.
@@ -25,6 +29,11 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// Maximum size of a reply, in bytes.
     pub max_reply_bytes: usize,
+    /// Encrypts all connections; `None` for servers without TLS.
+    pub tls: Option<Tls>,
+    /// Says who asks: each connection begins with it. `None` for servers that ask for no token, or
+    /// know the client by its certificate.
+    pub token: Option<Token>,
 
     /// Number of connections of a [`crate::Database`] to each replica for reads, and the same
     /// number for commits. Replies on one connection come in order, so a read should not wait
@@ -64,6 +73,8 @@ impl Default for Options {
             max_in_flight: 1024,
             stall_timeout: Duration::from_secs(10),
             max_reply_bytes: 128 << 20,
+            tls: None,
+            token: None,
             connections_per_endpoint: 1,
             attempt_timeout: Duration::from_secs(3),
             refresh_interval: Duration::from_secs(10),
@@ -74,6 +85,29 @@ impl Default for Options {
             max_transaction_bytes: None,
             transaction: TransactionOptions::default(),
         }
+    }
+}
+
+/// A secret that identifies a user: a token of `synodkv auth token create`, or a JWT. It never shows
+/// itself in messages.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// A token with this text, without the white space around it.
+    pub fn new(text: &str) -> Self {
+        Token(text.trim().into())
+    }
+
+    /// The text. Never put it into a message.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(hidden)")
     }
 }
 
@@ -103,5 +137,17 @@ pub struct TransactionOptions {
 impl Default for TransactionOptions {
     fn default() -> Self {
         TransactionOptions { timeout: Duration::from_secs(30), max_retries: None, idempotent: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_does_not_show_itself() {
+        let options = Options { token: Some(Token::new(" secret\n")), ..Options::default() };
+        assert!(!format!("{options:?}").contains("secret"));
+        assert_eq!(options.token.expect("a token").reveal(), "secret");
     }
 }

@@ -12,16 +12,18 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use kv_api::thrift::generated::AuthenticateRequest;
 use kv_api::thrift::{Method, ThriftReply};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use crate::Options;
 use crate::codec::{Inbox, Outbox};
 use crate::pending::{Failure, PendingCall};
+use crate::{Options, Token};
 
 /// Maximum number of requests taken from the queue at a time, to be written together.
 const BATCH: usize = 256;
@@ -52,6 +54,8 @@ pub(crate) struct Session<S> {
     outbox: Outbox,
     /// Bytes given to the stream so far.
     written: u64,
+    /// Whether the stream has passed on everything that it was given. Plain TCP always has.
+    is_flushed: bool,
     inbox: Inbox,
     waiting: VecDeque<Waiting>,
     next_sequence: i32,
@@ -64,6 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             options: options.clone(),
             outbox: Outbox::default(),
             written: 0,
+            is_flushed: true,
             inbox: Inbox::new(options.max_reply_bytes),
             waiting: VecDeque::new(),
             next_sequence: 0,
@@ -72,6 +77,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Serves requests until the connection ends or the queue is closed; returns the reason.
     pub async fn run(mut self, first: PendingCall, requests: &mut mpsc::Receiver<PendingCall>) -> String {
+        let deadline = first.deadline;
+        // Kept so that the call is sent. Nobody waits for its reply: the requests behind it need not,
+        // and if the server refuses the token, it refuses them with the reason.
+        let _authenticated = self.options.token.clone().map(|token| self.authenticate(&token, deadline));
         self.encode(first);
         let end = self.serve(requests).await;
         let (reason, malformed) = match end {
@@ -117,7 +126,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Waits until the stream has accepted or delivered bytes, or both.
+    /// Waits until the stream has accepted or delivered bytes, or both. A stream that encrypts may
+    /// accept bytes before it can send them, so it is also asked to pass on what it has.
     async fn exchange(&mut self) -> Moved {
         poll_fn(|context| {
             let (written, read) = (self.poll_write(context), self.poll_read(context));
@@ -131,8 +141,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self.outbox.unwritten() {
-            [] => Poll::Pending,
-            bytes => Pin::new(&mut self.stream).poll_write(context, bytes),
+            [] if self.is_flushed => Poll::Pending,
+            [] => match Pin::new(&mut self.stream).poll_flush(context) {
+                Poll::Ready(Ok(())) => {
+                    self.is_flushed = true;
+                    Poll::Pending
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            },
+            bytes => {
+                self.is_flushed = false;
+                Pin::new(&mut self.stream).poll_write(context, bytes)
+            }
         }
     }
 
@@ -157,6 +178,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Some(Err(error)) => Err(End::Lost(error.to_string())),
             Some(Ok(_)) | None => Ok(()),
         }
+    }
+
+    fn authenticate(&mut self, token: &Token, deadline: Instant) -> oneshot::Receiver<Result<ThriftReply, Failure>> {
+        let (answer, reply) = oneshot::channel();
+        let call = AuthenticateRequest { token: token.reveal().to_owned() };
+        self.encode(PendingCall { call: Arc::new(call.into()), deadline, answer });
+        reply
     }
 
     fn encode(&mut self, request: PendingCall) {
@@ -203,7 +231,6 @@ fn ready<T>(poll: Poll<T>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use kv_api::thrift::ThriftCall;

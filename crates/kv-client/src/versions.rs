@@ -108,7 +108,7 @@ impl ReadVersions {
         while let Some((callers, deadline)) = self.next_round() {
             let (target, access) = (Target::Primary, Access::Read);
             let options = CallOptions { target, access, has_id: false, deadline, cost_bytes: 0 };
-            let answer = self.cluster.call(GetReadVersionRequest {}, options, |response| {
+            let answer = self.cluster.call(GetReadVersionRequest { auth_token: None }, options, |response| {
                 convert::success(response.success, response.error, response.error_code, response.leader_endpoint)?;
                 Ok(convert::version(response.read_version))
             });

@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::ioctl_fionread;
@@ -253,13 +253,18 @@ fn prepare(stream: &TcpStream, peer: SocketAddr) {
 
 /// Limits how often a lasting fault is logged.
 #[derive(Default)]
-struct Complaints {
+pub(crate) struct Complaints {
     spoke_at: Option<Instant>,
     /// Faults since then.
     unsaid: u64,
 }
 
 impl Complaints {
+    /// [`Complaints::may_speak`] for those that several tasks share.
+    pub fn count(shared: &Mutex<Complaints>) -> Option<u64> {
+        shared.lock().unwrap_or_else(PoisonError::into_inner).may_speak()
+    }
+
     /// Counts a fault. Returns how many to report if it is time to log, or `None`.
     fn may_speak(&mut self) -> Option<u64> {
         self.unsaid += 1;

@@ -12,27 +12,38 @@
 //! | POST, DELETE `/column-families/NAME` | creates the family, drops it with all its rows; JSON when that is agreed |
 //! | POST `/failover` | lets another replica lead, `to=N` or the one that is furthest along; JSON when it does. A secondary
 //! answers with a redirection (307) to the primary |
+//! | POST `/upgrade/finalize` | raises the feature level, to `to=N` or the highest that all replicas execute; JSON when that
+//! is applied. A secondary answers with a redirection (307) to the primary |
+//! | `/auth` and the paths below it | users, roles and tokens; see [`users`] |
 //!
-//! Every error is JSON whose field `error` says what is allowed. This interface never writes rows.
+//! While authentication is enabled, all but `/health` needs `Authorization: Bearer TOKEN`, or a
+//! client certificate. The table of [`crate::access`] says who may use which route. Every error is JSON whose field `error` says what is allowed. This interface never writes rows.
 
 mod families;
+mod guard;
 mod serving;
+mod upgrade;
+mod users;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::routing::{MethodRouter, delete, get, post};
+use axum::{Extension, Json, Router};
+use kv_api::access::{Keys, Need, Verb};
 use kv_api::{DEFAULT_COLUMN_FAMILY, KvError, Version};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-pub use serving::{bind, serve};
+pub use serving::bind;
+pub(crate) use serving::{OPERATOR, serve};
 
+use crate::access::{Caller, ConnectionFacts, Route, Session};
 use crate::budget::Budget;
 use crate::cluster::{ClusterSnapshot, LocalDatabase, ReplicaStatus, Role};
 use crate::failover::{Failover, FailoverControl, FailoverError};
@@ -43,9 +54,10 @@ use crate::router::RequestContext;
 use crate::service_core::KvServiceCore;
 use crate::space::SpaceWatch;
 use crate::thrift_server::Pools;
+use crate::upgrade::UpgradeControl;
 
 const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash, /column-families, \
-                     /column-families/NAME (POST, DELETE) and /failover (POST)";
+                     /column-families/NAME (POST, DELETE), /failover (POST), /upgrade/finalize (POST) and /auth";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `/rows/hash` waits for the replica to apply the version and for a read slot.
@@ -73,25 +85,54 @@ pub struct AdminInterface {
     pub writes: WriteProbe,
     /// For `/failover`.
     pub failover: Arc<dyn FailoverControl>,
+    /// For `/status` and `/upgrade/finalize`.
+    pub upgrade: Arc<dyn UpgradeControl>,
     /// For `/status`.
     pub budget: Budget,
     /// The memory budgets of requests and replies, with their present use.
     pub pools: Pools,
 }
 
+/// Every route comes from the table of [`Route`]s, behind its guard.
 fn routes(interface: AdminInterface) -> Router {
-    Router::new()
-        .route("/health/live", get(live))
-        .route("/health/ready", get(ready))
-        .route("/status", get(status))
-        .route("/metrics", get(metrics))
-        .route("/rows/hash", get(rows_hash))
-        .route("/column-families", get(families::list))
-        .route("/column-families/{name}", post(families::create).delete(families::remove))
-        .route("/failover", post(failover))
+    let interface = Arc::new(interface);
+    let add = |router: Router<Arc<AdminInterface>>, route: &Route| {
+        let guard = from_fn_with_state((interface.clone(), *route), guard::admit);
+        router.route(route.place().1, handler_of(*route).route_layer(guard))
+    };
+    Route::ALL
+        .iter()
+        .fold(Router::new(), add)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(Arc::new(interface))
+        .with_state(interface)
+}
+
+fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
+    match route {
+        Route::Live => get(live),
+        Route::Ready => get(ready),
+        Route::Status => get(status),
+        Route::Metrics => get(metrics),
+        Route::RowsHash => get(rows_hash),
+        Route::ListFamilies => get(families::list),
+        Route::CreateFamily => post(families::create),
+        Route::DropFamily => delete(families::remove),
+        Route::Failover => post(failover),
+        Route::FinalizeUpgrade => post(upgrade::finalize),
+        Route::ShowAccess => get(users::show),
+        Route::CheckAccess => get(users::check),
+        Route::EnableAccess => post(users::enable),
+        Route::DisableAccess => post(users::disable),
+        Route::AddUser => post(users::add_user),
+        Route::RemoveUser => delete(users::remove_user),
+        Route::SetUserRoles => post(users::set_user_roles),
+        Route::DisableUser => post(users::disable_user),
+        Route::AddToken => post(users::add_token),
+        Route::RevokeToken => delete(users::revoke_token),
+        Route::SetRole => post(users::set_role),
+        Route::RemoveRole => delete(users::remove_role),
+    }
 }
 
 /// A refused request: HTTP status and reason.
@@ -99,6 +140,10 @@ struct Refusal(StatusCode, String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        if self.0 == StatusCode::UNAUTHORIZED {
+            let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"synodkv\"")];
+            return (self.0, challenge, Json(json!({ "error": self.1 }))).into_response();
+        }
         (self.0, Json(json!({ "error": self.1 }))).into_response()
     }
 }
@@ -110,6 +155,8 @@ impl From<KvError> for Refusal {
             KvError::InvalidOperation(_) => StatusCode::BAD_REQUEST,
             KvError::TransactionTooOld { .. } => StatusCode::GONE,
             KvError::Storage(_) | KvError::Corruption(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            KvError::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            KvError::Forbidden(_) => StatusCode::FORBIDDEN,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Refusal(status, error.to_string())
@@ -121,12 +168,20 @@ async fn unknown_path(uri: Uri) -> Refusal {
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Refusal {
-    let allowed = match uri.path() {
-        "/failover" => "POST",
-        path if path.starts_with("/column-families/") => "POST and DELETE",
-        _ => "GET",
-    };
+    let allowed: Vec<&str> = Route::ALL
+        .iter()
+        .map(|route| route.place())
+        .filter(|(_, pattern)| fits(pattern, uri.path()))
+        .map(|(method, _)| method.name())
+        .collect();
+    let allowed = allowed.join(" and ");
     Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("`{}` answers {allowed} only, not {method}", uri.path()))
+}
+
+/// Whether a path is one of those that the pattern describes.
+fn fits(pattern: &str, path: &str) -> bool {
+    let fits = |(pattern, part): (&str, &str)| pattern == part || pattern.starts_with('{');
+    pattern.split('/').count() == path.split('/').count() && pattern.split('/').zip(path.split('/')).all(fits)
 }
 
 async fn live(State(interface): State<Arc<AdminInterface>>) -> Response {
@@ -171,6 +226,7 @@ async fn status(State(interface): State<Arc<AdminInterface>>) -> Json<Value> {
 }
 
 fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
+    let level = interface.upgrade.level();
     json!({
         "mode": cluster.mode,
         "cluster_id": cluster.cluster_id,
@@ -178,6 +234,9 @@ fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
         "node_id": cluster.node_id,
         "primary": cluster.primary,
         "view": cluster.view,
+        "feature_level": level.level,
+        "next_feature_level": level.next.as_ref().ok(),
+        "feature_level_obstacle": level.next.as_ref().err(),
         "column_families": interface.core.column_families(),
         "has_space": interface.space.has_space(),
         "free_bytes": interface.space.free_bytes(),
@@ -218,6 +277,9 @@ fn replica_json(replica: &ReplicaStatus, primary: Option<u32>) -> Value {
         "remedy": replica.problem.as_ref().map(|problem| &problem.remedy),
         "copy": replica.copy,
         "sends_copies": replica.sends_copies,
+        "feature_level": replica.levels.map(|levels| levels.feature_level),
+        "lowest_level": replica.levels.map(|levels| levels.lowest_level),
+        "highest_level": replica.levels.map(|levels| levels.highest_level),
         "uptime_seconds": replica.uptime.map(|uptime| uptime.as_secs()),
         "peer": replica.peer,
         "thrift": replica.thrift,
@@ -277,12 +339,15 @@ impl HashRequest {
 
 async fn rows_hash(
     State(interface): State<Arc<AdminInterface>>,
+    Extension(caller): Extension<Caller>,
     Query(parameters): Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Refusal> {
     let request = HashRequest::parse(parameters)?;
     let replica = request.pick(interface.core.replicas().replicas())?;
     let HashRequest { version, family, begin, limit, .. } = request;
     let family = interface.core.family(family)?;
+    // The answer also tells where the next row begins.
+    caller.check(&Need::of(Verb::Read, &family, Keys::From(&begin)))?;
     let reader = replica.reader;
     let deadline = Instant::now() + HASH_TIMEOUT;
     let version = version.map_or_else(|| reader.database().applied_version(), Version);
@@ -304,24 +369,11 @@ async fn rows_hash(
     })))
 }
 
-/// Refuses requests that a web page makes. Only a browser sends an Origin, and opening a page must
-/// not let that page change the cluster.
-fn refuse_web_pages(headers: &HeaderMap) -> Result<(), Refusal> {
-    match headers.contains_key(header::ORIGIN) {
-        true => Err(Refusal(
-            StatusCode::FORBIDDEN,
-            "a web page may not ask for this; use the `synodkv` command or curl".into(),
-        )),
-        false => Ok(()),
-    }
-}
-
 async fn failover(
     State(interface): State<Arc<AdminInterface>>,
-    headers: HeaderMap,
+    Extension(session): Extension<Arc<Session>>,
     Query(mut parameters): Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Response> {
-    refuse_web_pages(&headers).map_err(IntoResponse::into_response)?;
     let bad = |reason: String| Refusal(StatusCode::BAD_REQUEST, reason).into_response();
     let to = match parameters.remove("to") {
         None => None,
@@ -331,7 +383,8 @@ async fn failover(
         return Err(bad(format!("unknown parameter `{name}`; allowed: to")));
     }
     let done = interface.failover.fail_over(to, Instant::now() + FAILOVER_TIMEOUT).await;
-    let Failover { old_primary, new_primary, view, took } = done.map_err(|error| refuse_failover(&error, to))?;
+    let Failover { old_primary, new_primary, view, took } =
+        done.map_err(|error| refuse_failover(&error, to, session.facts()))?;
     Ok(Json(json!({
         "old_primary": old_primary,
         "new_primary": new_primary,
@@ -340,11 +393,12 @@ async fn failover(
     })))
 }
 
-fn refuse_failover(error: &FailoverError, to: Option<u32>) -> Response {
+fn refuse_failover(error: &FailoverError, to: Option<u32>, facts: &ConnectionFacts) -> Response {
     let status = match error {
         FailoverError::AskPrimary { primary, admin } => {
             let query = to.map(|id| format!("?to={id}")).unwrap_or_default();
-            let location = format!("http://{admin}/failover{query}");
+            let scheme = if facts.encrypted { "https" } else { "http" };
+            let location = format!("{scheme}://{admin}/failover{query}");
             let body = Json(json!({ "error": error.to_string(), "primary": primary }));
             return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)], body).into_response();
         }

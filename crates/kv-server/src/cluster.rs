@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::mode::Mode;
 use crate::problems::Problem;
 use crate::router::LocalReader;
+use crate::upgrade::ReplicaLevels;
 
 /// The present role of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -100,6 +101,8 @@ pub struct ReplicaStatus {
     /// Range clears that its database has not finished yet. Known for replicas in this process
     /// only.
     pub pending_clears: Option<u64>,
+    /// Its feature levels.
+    pub levels: Option<ReplicaLevels>,
     /// Time since its process started.
     pub uptime: Option<Duration>,
     /// Its most serious known problem: for example it stopped, its disk is full, or others found

@@ -19,6 +19,11 @@ pub enum ServerError {
     Damaged { path: String, reason: String },
     #[error("cannot listen on {address} ({key}): {source}; choose another address, or stop the process that uses it")]
     Listen { key: String, address: String, source: std::io::Error },
+    #[error("{0}")]
+    Certificates(String),
+    /// The audit log, or the keys of JWTs.
+    #[error("{0}")]
+    Access(String),
     #[error("cannot start replication: {0}")]
     Replication(String),
     /// A limit of the system is too small. Nothing was opened yet.

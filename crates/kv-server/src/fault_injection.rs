@@ -154,7 +154,10 @@ fn target_of(operation: &KvOperation) -> &'static str {
         KvOperation::ReadVersion => "read_version",
         KvOperation::Get { .. } => "get",
         KvOperation::GetRange { .. } => "range",
-        KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::ClockTick => "commit",
+        KvOperation::AtomicCommit(_)
+        | KvOperation::ChangeFamily(_)
+        | KvOperation::ChangeAccess(_)
+        | KvOperation::ClockTick => "commit",
     }
 }
 

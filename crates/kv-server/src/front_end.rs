@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rsml::transport::RenewalStatus;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{AuditLog, Gate, JwtKeys, PolicySource};
 use crate::admin::{self, AdminInterface};
 use crate::budget::{self, Budget};
 use crate::clock_tick;
@@ -25,7 +27,9 @@ use crate::problems::Problems;
 use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
-use crate::thrift_server::ThriftServer;
+use crate::thrift_server::{CLIENT, ThriftServer};
+use crate::tls::{self, Doorway, Watched};
+use crate::upgrade::UpgradeControl;
 
 /// The addresses of the front end, known once it has bound them, because a port may be configured
 /// as 0.
@@ -52,8 +56,12 @@ pub struct BackEnd {
     pub cluster: Arc<dyn ClusterView>,
     /// The databases of this process.
     pub replicas: Arc<dyn LocalDatabases>,
+    /// The applied policy.
+    pub policy: Arc<dyn PolicySource>,
     /// Changes the primary.
     pub failover: Arc<dyn FailoverControl>,
+    /// For `/status` and `/upgrade/finalize`.
+    pub upgrade: Arc<dyn UpgradeControl>,
     /// The metrics of the server, to which the mode may have added its own.
     pub metrics: Arc<ServerMetrics>,
     /// The watch over the disk space.
@@ -64,6 +72,8 @@ pub struct BackEnd {
     pub liveness: Arc<Liveness>,
     /// Set by the front end, for the cluster view to show.
     pub addresses: Arc<ListenAddresses>,
+    /// The replicas of this process that use TLS, and the state of their certificates.
+    pub peer_certificates: Vec<(u32, Arc<RenewalStatus>)>,
 }
 
 /// A running front end.
@@ -92,13 +102,38 @@ impl FrontEnd {
     /// # Errors
     /// [`ServerError::Listen`], naming the address, its key and the reason.
     pub async fn start(config: &Config, budget: Budget, back_end: BackEnd) -> Result<FrontEnd, ServerError> {
-        let BackEnd { router, cluster, replicas, failover, metrics, space, problems, liveness, addresses } = back_end;
+        let peers = back_end.peer_certificates;
+        let BackEnd {
+            router,
+            cluster,
+            replicas,
+            policy,
+            failover,
+            upgrade,
+            metrics,
+            space,
+            problems,
+            liveness,
+            addresses,
+            ..
+        } = back_end;
         let (time_router, probe_router, local) = (router.clone(), router.clone(), replicas.replicas());
         let faults = Arc::new(FaultInjector::new(config.server.allow_fault_injection));
         let router: Arc<dyn RequestRouter> = match config.server.allow_fault_injection {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
             false => router,
         };
+        let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");
+        let thrift_addr = resolve(thrift_key, &config.server.thrift_addr).await?;
+        let admin_addr = resolve(admin_key, &config.server.admin_addr).await?;
+        let audit = AuditLog::start(&config.audit).map_err(ServerError::Access)?;
+        if let Some(audit) = &audit {
+            metrics.registry().register(Box::new(audit.dropped().clone())).expect("registered once for each server");
+        }
+        let jwt = config.auth.jwt().map(JwtKeys::load).transpose().map_err(ServerError::Access)?;
+        let is_in_network = [thrift_addr, admin_addr].iter().any(|address| !address.ip().is_loopback());
+        let closed_until_enabled = is_in_network && !config.server.allow_insecure;
+        let gate = Arc::new(Gate::new(policy, jwt, closed_until_enabled).with_audit(audit));
         let core = Arc::new(KvServiceCore::new(CoreParts {
             router,
             cluster,
@@ -108,14 +143,15 @@ impl FrontEnd {
             limits: config.limits.clone(),
             column_families: config.storage.column_families.clone(),
             max_pin: Duration::from_secs(config.server.max_pin_seconds),
+            gate,
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
-        let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");
-        let thrift_addr = resolve(thrift_key, &config.server.thrift_addr).await?;
-        let admin_addr = resolve(admin_key, &config.server.admin_addr).await?;
+        let for_clients = Arc::new(Doorway::open(&config.server.tls, "server.tls", CLIENT)?);
+        let for_operators = Arc::new(Doorway::open(config.admin_tls(), "admin.tls", admin::OPERATOR)?);
         let thrift = ThriftServer::bind(thrift_addr, config.server.thrift_options(&config.limits), handler)
             .await
-            .map_err(ServerError::listen(thrift_key, thrift_addr))?;
+            .map_err(ServerError::listen(thrift_key, thrift_addr))?
+            .with_tls(for_clients.clone());
         let listener = admin::bind(admin_addr).await.map_err(ServerError::listen(admin_key, admin_addr))?;
         let thrift_addr = thrift.local_addr();
         let admin_addr = listener.local_addr().map_err(ServerError::listen(admin_key, admin_addr))?;
@@ -124,6 +160,10 @@ impl FrontEnd {
         let collector = Box::new(SpaceCollector::new(space.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
 
+        let listeners = [("thrift", &for_clients), ("admin", &for_operators)];
+        let watched = listeners.into_iter().filter_map(|(listener, doorway)| doorway.watched(listener));
+        let peers = peers.into_iter().map(|(id, status)| Watched::peer(id, status));
+        tls::watch(watched.chain(peers).collect::<Vec<_>>(), &metrics, &problems);
         let most_admin = config.server.max_admin_connections;
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let time = local.into_iter().next().map(|local| {
@@ -141,6 +181,7 @@ impl FrontEnd {
             liveness,
             writes: WriteProbe::new(probe_router),
             failover,
+            upgrade,
             budget,
             pools: thrift.pools(),
         };
@@ -151,7 +192,7 @@ impl FrontEnd {
             metrics,
             problems,
             thrift: tokio::spawn(thrift.serve(stop_thrift.clone())),
-            admin: tokio::spawn(admin::serve(listener, interface, most_admin, stop_admin.clone())),
+            admin: tokio::spawn(admin::serve(listener, for_operators, interface, most_admin, stop_admin.clone())),
             time,
             stop_thrift,
             stop_admin,

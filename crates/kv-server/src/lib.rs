@@ -10,6 +10,7 @@
 //! local databases) under the one [`FrontEnd`]. Nothing above the router knows the mode.
 
 mod accepting;
+pub mod access;
 pub mod admin;
 pub mod budget;
 mod byte_budget;
@@ -39,6 +40,8 @@ pub mod standalone;
 #[cfg(test)]
 mod tests;
 pub mod thrift_server;
+mod tls;
+pub mod upgrade;
 
 pub use config::{Config, ConfigError, Environment, Overrides};
 pub use error::ServerError;
@@ -50,3 +53,4 @@ pub use replication::{ReplicatedKvDatabase, ReplicatedServerManager};
 pub use router::{DirectRouter, LocalReader, RequestContext, RequestRouter};
 pub use service_core::KvServiceCore;
 pub use standalone::StandaloneServerManager;
+pub use tls::check_certificates;

@@ -3,24 +3,33 @@
 //! | key | value |
 //! |---|---|
 //! | `format` | number of this layout (u32, big-endian) |
+//! | `level` | the feature level (u32, big-endian); absent: the first |
 //! | `state` | newest commit version, number of rows, replicated time in µs, oldest readable version (u64 each, big-endian); format 1: the first two |
+//! | `policy` | users, roles and tokens, in the encoding of [`Policy`]; absent: none |
 //! | `marks` | the time samples of the readable window |
 //! | `blob` | sequence (u64, big-endian), then the state of the replication layer |
 //! | `family/NAME` | empty: the family NAME exists; a version (u64, big-endian): it was dropped then |
 //! | `once/ID` | the idempotency record of the commit with this id |
 //!
 //! Each is written in the batch of the data that it describes.
+//!
+//! On a replica, `level` repeats what the state of the replication layer says: the two are written
+//! together, and compared when the replica starts. With the first level above 1 the format becomes
+//! 3, so that programs which know of no levels refuse the database.
 
 use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes};
+use kv_api::access::Policy;
 use kv_api::{KvError, Version};
 
 use crate::engine::{Engine, EngineCopy, Table, WriteBatch};
 use crate::gc::window::Window;
 
 const FORMAT_KEY: &[u8] = b"format";
+const LEVEL_KEY: &[u8] = b"level";
 const STATE_KEY: &[u8] = b"state";
+const POLICY_KEY: &[u8] = b"policy";
 const SAMPLES_KEY: &[u8] = b"marks";
 const BLOB_KEY: &[u8] = b"blob";
 const IDEMPOTENCY_PREFIX: &[u8] = b"once/";
@@ -33,6 +42,11 @@ const FAMILY_END: &[u8] = b"family0";
 /// The layout that this code writes. It also reads the one before.
 const FORMAT: u32 = 2;
 const OLDEST_FORMAT: u32 = 1;
+/// The same layout at a feature level above the first.
+const LEVELLED_FORMAT: u32 = 3;
+
+/// The level of a database without a record of it.
+const FIRST_LEVEL: u32 = 1;
 
 /// Counters of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,15 +95,55 @@ pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
         return claim();
     };
     match <[u8; 4]>::try_from(stored.as_ref()).map(u32::from_be_bytes) {
-        Ok(FORMAT) => Ok(()),
+        Ok(FORMAT | LEVELLED_FORMAT) => Ok(()),
         // The new layout only adds records, and their absence has the meaning it had in the old
         // one.
         Ok(OLDEST_FORMAT) => claim(),
         Ok(other) => Err(KvError::Storage(format!(
-            "the database has format {other}; this version of the program reads formats {OLDEST_FORMAT} to {FORMAT}"
+            "the database has format {other}; this version of the program reads formats {OLDEST_FORMAT} to {LEVELLED_FORMAT}"
         ))),
         Err(_) => Err(damaged("format", stored.len())),
     }
+}
+
+/// The feature level, which must be at most `highest`: the records of a higher one may mean
+/// something else.
+pub(crate) fn load_level(engine: &dyn Engine, highest: u32) -> Result<u32, KvError> {
+    let level = match engine.get(Table::Meta, LEVEL_KEY)? {
+        None => FIRST_LEVEL,
+        Some(stored) => u32::from_be_bytes(stored.as_ref().try_into().map_err(|_| damaged("level", stored.len()))?),
+    };
+    let format = engine.get(Table::Meta, FORMAT_KEY)?;
+    let is_levelled = format.as_deref() == Some(&LEVELLED_FORMAT.to_be_bytes());
+    if is_levelled != (level > FIRST_LEVEL) {
+        return Err(KvError::Corruption(format!(
+            "its records contradict each other: feature level {level}, format {format:?}"
+        )));
+    }
+    if level > highest {
+        return Err(KvError::Storage(format!(
+            "its data is at feature level {level}, and this program executes levels {FIRST_LEVEL} to {highest}: start a \
+             release that executes level {level}"
+        )));
+    }
+    Ok(level)
+}
+
+/// Records a level above the first.
+pub(crate) fn put_level(batch: &mut WriteBatch, level: u32) {
+    batch.put(Table::Meta, LEVEL_KEY, &level.to_be_bytes());
+    batch.put(Table::Meta, FORMAT_KEY, &LEVELLED_FORMAT.to_be_bytes());
+}
+
+/// Users, roles and tokens.
+pub(crate) fn load_policy(engine: &dyn Engine) -> Result<Policy, KvError> {
+    let Some(stored) = engine.get(Table::Meta, POLICY_KEY)? else { return Ok(Policy::default()) };
+    let length = stored.len();
+    Policy::from_bytes(stored).map_err(|_| damaged("policy", length))
+}
+
+pub(crate) fn put_policy(batch: &mut WriteBatch, policy: &Policy) {
+    batch.put(Table::Meta, POLICY_KEY, &policy.to_bytes());
 }
 
 pub(crate) fn load_counters(engine: &dyn Engine) -> Result<(Counters, Window), KvError> {

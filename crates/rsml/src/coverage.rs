@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
 /// sessions.
-pub const POINTS: [&str; 64] = [
+pub const POINTS: [&str; 69] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
     "foreign.former_boot",
@@ -45,6 +45,11 @@ pub const POINTS: [&str; 64] = [
     "rule12.no_computed_digest",
     "rule12.no_majority_left",
     "rule12.outvoted",
+    "rule13.a_member_lacks_it",
+    "rule13.raised",
+    "rule13.raised_at_birth",
+    "rule13.raised_by_itself",
+    "rule13.voting_disk_is_away",
     "rule2.commit_beyond_adopted",
     "rule2.staged",
     "rule2.staged_and_higher_view",

@@ -8,6 +8,9 @@ pub enum ExecutionErrorKind {
     /// The process lacks a resource that may be available again later, such as file descriptors.
     /// The database is sound, and a restart helps.
     Starved,
+    /// The log or the database is of a feature level that this program does not execute. The
+    /// database is sound, and another release continues with it.
+    TooNew,
     /// The database holds data that was never written to it. It is useless, and is rebuilt from a
     /// peer.
     Corrupt,
@@ -28,6 +31,7 @@ impl ExecutionErrorKind {
         match self {
             ExecutionErrorKind::Failed => "execution failed",
             ExecutionErrorKind::Starved => "execution lacks a resource",
+            ExecutionErrorKind::TooNew => "this program does not execute the feature level",
             ExecutionErrorKind::Corrupt => "the database is damaged",
         }
     }
@@ -42,6 +46,11 @@ impl ExecutionError {
     /// An error of kind [`ExecutionErrorKind::Starved`].
     pub fn starved(reason: impl Into<String>) -> Self {
         ExecutionError { kind: ExecutionErrorKind::Starved, reason: reason.into() }
+    }
+
+    /// An error of kind [`ExecutionErrorKind::TooNew`].
+    pub fn too_new(reason: impl Into<String>) -> Self {
+        ExecutionError { kind: ExecutionErrorKind::TooNew, reason: reason.into() }
     }
 
     /// An error of kind [`ExecutionErrorKind::Corrupt`].

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Boot, DiskId, ExecutionError, Sequence, Snapshots};
+use crate::{Boot, DiskId, ExecutionError, FeatureLevel, Sequence, Snapshots};
 
 /// One request to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub struct CommittedValue {
     pub sequence: Sequence,
     /// Replicated time in microseconds. It never decreases.
     pub time_us: u64,
+    /// The feature level of the cluster at this entry. A request of a kind above it must not be
+    /// executed, nor passed over: [`ExecutionError::too_new`].
+    pub feature_level: FeatureLevel,
     /// The requests to execute, in order.
     pub requests: Vec<CommittedRequest>,
 }

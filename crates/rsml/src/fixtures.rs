@@ -20,9 +20,13 @@ use crate::message::MessageHeader;
 use crate::message::*;
 use crate::transport::{Decoder, Envelope, Frame};
 use crate::value::*;
-use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId, Sequence};
+use crate::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, LevelRange, ReplicaId, Sequence};
 
 const VERSION_1: &str = include_str!("fixtures/version_1.txt");
+/// The additions of feature levels. Everything in the first file is written as before by a program that
+/// executes the first level only, and by every program while the level is the first, except for the
+/// levels that it tells its peers.
+const VERSION_2: &str = include_str!("fixtures/version_2.txt");
 
 /// The lines of a file that have not been checked yet, by name.
 struct Fixtures {
@@ -310,6 +314,39 @@ fn what_version_1_wrote_is_read_and_written_as_it_was() {
         fixtures.check(name, frame, encode, decode_frame);
     }
     fixtures.all_are_checked();
+}
+
+fn levels(lowest: u32, highest: u32) -> Option<Levels> {
+    Some(Levels { lowest, highest, ..Default::default() })
+}
+
+#[test]
+fn what_version_2_adds_is_read_and_written_as_it_was() {
+    let mut fixtures = Fixtures::of(VERSION_2);
+    let messages = [
+        ("hello_of_levels_1_to_2", Message::Hello(Hello { levels: levels(0, 2), ..Default::default() })),
+        ("report_of_levels_2_to_3", Message::Report(Report { levels: levels(2, 3), ..Default::default() })),
+        ("report_at_level_2", Message::Report(Report { levels: levels(0, 2), feature_level: 2, ..Default::default() })),
+    ];
+    for (name, message) in messages {
+        fixtures.check(name, message, |m| m.clone().to_bytes(), |bytes| Message::from_bytes(&bytes));
+    }
+    let raising = Value { proposed_view: 0x101, time_us: 1_000_002, raise_feature_level: 2, ..Default::default() };
+    fixtures.check("value_raising_the_level", raising, Value::to_bytes, |bytes| Some(Value::from_bytes(bytes)));
+    let state = ReplicatedState { feature_level: FeatureLevel(2), ..state_1() };
+    let read = |bytes: Bytes| ReplicatedState::from_bytes(&bytes);
+    fixtures.check("replicated_state_at_level_2", state, ReplicatedState::to_bytes, read);
+    fixtures.all_are_checked();
+}
+
+#[test]
+fn programs_of_the_first_level_and_states_at_it_take_no_bytes_for_it() {
+    assert_eq!(Levels::field(LevelRange::default()), None);
+    assert_eq!(Levels::range(None), LevelRange::new(1, 1));
+    assert_eq!(Levels::field(LevelRange::new(1, 2)), levels(0, 2));
+    assert_eq!(Levels::range(levels(0, 2)), LevelRange::new(1, 2));
+    assert_eq!(state_1().feature_level, FeatureLevel::FIRST);
+    assert_eq!(Report::default().level(), FeatureLevel::FIRST);
 }
 
 /// Field 15 of a message, and of the body around it, a string: what a later version may add.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::{Message as _, Oneof};
 
 use crate::value::{BirthRecord, DigestAt};
-use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
+use crate::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, LevelRange, ReplicaId};
 
 /// The header of every message: the replica that sent it, and the cluster, disk and start of that
 /// replica.
@@ -98,9 +98,40 @@ pub enum Message {
     Resign(Resign),
 }
 
+/// The feature levels that the sender's program executes. Programs that know of no levels send
+/// none of these, and execute the first only.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct Levels {
+    /// The lowest; 0: the first.
+    #[prost(uint32, tag = "1")]
+    pub lowest: u32,
+    /// The highest; 0: the first.
+    #[prost(uint32, tag = "2")]
+    pub highest: u32,
+}
+
+impl Levels {
+    /// As a field: absent for a program that executes the first level only.
+    pub(crate) fn field(range: LevelRange) -> Option<Levels> {
+        let levels = Levels { lowest: range.lowest.to_field(), highest: range.highest.to_field() };
+        (range != LevelRange::default()).then_some(levels)
+    }
+
+    /// Reads a field; a sender may claim anything.
+    pub(crate) fn range(field: Option<Levels>) -> LevelRange {
+        let levels = field.unwrap_or_default();
+        let [lowest, highest] = [levels.lowest, levels.highest].map(FeatureLevel::from_field);
+        LevelRange { lowest, highest }
+    }
+}
+
 /// See [`Message::Hello`].
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
-pub struct Hello {}
+pub struct Hello {
+    /// What the sender's program executes.
+    #[prost(message, optional, tag = "1")]
+    pub levels: Option<Levels>,
+}
 
 /// See [`Message::Born`].
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -402,6 +433,24 @@ pub struct Report {
     /// Bytes of the entries that were written to the sender's log since the sender's start.
     #[prost(uint64, tag = "20")]
     pub log_grown: u64,
+    /// What the sender's program executes.
+    #[prost(message, optional, tag = "21")]
+    pub levels: Option<Levels>,
+    /// The feature level at `applied`; 0: the first.
+    #[prost(uint32, tag = "22")]
+    pub feature_level: u32,
+}
+
+impl Report {
+    /// The feature levels that the sender's program executes.
+    pub fn level_range(&self) -> LevelRange {
+        Levels::range(self.levels)
+    }
+
+    /// The feature level of the sender's database.
+    pub fn level(&self) -> FeatureLevel {
+        FeatureLevel::from_field(self.feature_level)
+    }
 }
 
 /// See [`Message::Behind`].

@@ -54,6 +54,66 @@ impl Sequence {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
+/// A feature level: which kinds of entries a log may hold, and what they mean. A cluster has one,
+/// which is part of its replicated state and never goes down. A program executes a range of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FeatureLevel(pub u32);
+
+impl FeatureLevel {
+    /// The level of every cluster whose log raises none, and of programs that know of no levels.
+    pub const FIRST: FeatureLevel = FeatureLevel(1);
+
+    /// As a field of a stored record or a message, in which the first level takes no bytes.
+    pub(crate) fn to_field(self) -> u32 {
+        if self == FeatureLevel::FIRST { 0 } else { self.0 }
+    }
+
+    /// Reads what [`FeatureLevel::to_field`] made.
+    pub(crate) fn from_field(field: u32) -> FeatureLevel {
+        FeatureLevel(field.max(FeatureLevel::FIRST.0))
+    }
+}
+
+impl Default for FeatureLevel {
+    fn default() -> Self {
+        FeatureLevel::FIRST
+    }
+}
+
+/// The feature levels that a program executes, both ends included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LevelRange {
+    /// The lowest.
+    pub lowest: FeatureLevel,
+    /// The highest.
+    pub highest: FeatureLevel,
+}
+
+impl LevelRange {
+    /// The levels from `lowest` to `highest`.
+    ///
+    /// # Panics
+    /// If there are none, or one below the first.
+    pub const fn new(lowest: u32, highest: u32) -> LevelRange {
+        assert!(FeatureLevel::FIRST.0 <= lowest && lowest <= highest, "a range of levels begins at 1 or above");
+        LevelRange { lowest: FeatureLevel(lowest), highest: FeatureLevel(highest) }
+    }
+
+    /// Whether `level` is one of them.
+    pub fn contains(self, level: FeatureLevel) -> bool {
+        self.lowest <= level && level <= self.highest
+    }
+}
+
+impl fmt::Display for LevelRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lowest == self.highest {
+            true => write!(f, "level {}", self.lowest),
+            false => write!(f, "levels {} to {}", self.lowest, self.highest),
+        }
+    }
+}
+
 /// The random name of one replica's disk, written before the replica sends its first message. A
 /// replica whose disk was replaced has another one, and so cannot vote against what it promised
 /// before.
@@ -99,7 +159,7 @@ macro_rules! display_number {
         }
     )*};
 }
-display_number!(ReplicaId, View, Sequence, Epoch, Boot);
+display_number!(ReplicaId, View, Sequence, Epoch, Boot, FeatureLevel);
 
 macro_rules! display_hex {
     ($($name:ident),*) => {$(

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId, Sequence};
+use crate::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, ReplicaId, Sequence};
 
 /// A 128-bit id on the wire and on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
@@ -131,7 +131,7 @@ impl RequestBatch {
     }
 }
 
-/// One entry of the log. Without a bootstrap record and batches it is a no-op.
+/// One entry of the log. Without a bootstrap record, batches and a level it is a no-op.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Value {
     /// The view in which it was first proposed. Informative only.
@@ -146,9 +146,18 @@ pub struct Value {
     /// Requests to execute, in this order.
     #[prost(message, repeated, tag = "4")]
     pub batches: Vec<RequestBatch>,
+    /// The feature level that the cluster has from this entry on, its requests included; 0: the one
+    /// that it has. An entry that raises the level holds nothing else.
+    #[prost(uint32, tag = "5")]
+    pub raise_feature_level: u32,
 }
 
 impl Value {
+    /// The feature level after this entry, given the one before it. It never goes down.
+    pub fn level_after(&self, before: FeatureLevel) -> FeatureLevel {
+        before.max(FeatureLevel::from_field(self.raise_feature_level))
+    }
+
     /// The encoded value.
     pub fn to_bytes(&self) -> Bytes {
         self.encode_to_vec().into()
@@ -226,6 +235,9 @@ pub struct ReplicatedState {
     /// The newest digests at multiples of the digest interval, ascending: a replica that starts
     /// again reports them to the others.
     pub recorded: Vec<(Sequence, u64)>,
+    /// The kinds of entries that the log may hold from here on. This is the one place where the
+    /// level of a cluster is kept; everything else that tells it was computed from here.
+    pub feature_level: FeatureLevel,
 }
 
 /// How many recorded digests are stored with the state.
@@ -282,6 +294,8 @@ struct StoredState {
     digest: u64,
     #[prost(message, repeated, tag = "8")]
     recorded: Vec<DigestAt>,
+    #[prost(uint32, tag = "9")]
+    feature_level: u32,
 }
 
 impl ReplicatedState {
@@ -300,6 +314,7 @@ impl ReplicatedState {
             time_us: self.time_us,
             digest: self.digest,
             recorded: self.recorded.iter().copied().map(DigestAt::from).collect(),
+            feature_level: self.feature_level.to_field(),
         };
         stored.encode_to_vec().into()
     }
@@ -317,6 +332,7 @@ impl ReplicatedState {
             time_us: stored.time_us,
             digest: stored.digest,
             recorded: stored.recorded.into_iter().map(From::from).collect(),
+            feature_level: FeatureLevel::from_field(stored.feature_level),
         })
     }
 
@@ -351,6 +367,19 @@ mod tests {
     }
 
     #[test]
+    fn the_level_never_goes_down() {
+        let raises = |to| Value { raise_feature_level: to, ..Value::default() };
+        let levels = [(1, 0, 1), (1, 2, 2), (2, 0, 2), (2, 2, 2), (3, 2, 3)];
+        for (before, raise, after) in levels {
+            assert_eq!(
+                raises(raise).level_after(FeatureLevel(before)),
+                FeatureLevel(after),
+                "{before}, raised to {raise}"
+            );
+        }
+    }
+
+    #[test]
     fn the_state_survives_its_encoding() {
         let disk = DiskId(u128::MAX - 5);
         let state = ReplicatedState {
@@ -361,7 +390,10 @@ mod tests {
             time_us: 55,
             digest: u64::MAX,
             recorded: vec![(Sequence(4), 1 << 60), (Sequence(8), 3)],
+            feature_level: FeatureLevel(7),
         };
-        assert_eq!(ReplicatedState::from_bytes(&state.to_bytes()), Some(state));
+        assert_eq!(ReplicatedState::from_bytes(&state.to_bytes()), Some(state.clone()));
+        let first = ReplicatedState { feature_level: FeatureLevel::FIRST, ..state };
+        assert_eq!(ReplicatedState::from_bytes(&first.to_bytes()), Some(first));
     }
 }

@@ -7,18 +7,19 @@
 
 use std::time::Duration;
 
-use kv_client::{Client, Options, first_answer};
-use reqwest::{Method, StatusCode};
+use hyper::{Method, StatusCode};
+use kv_client::{Client, Options, Token, first_answer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use crate::access;
 use crate::failure::Failure;
-use crate::targets::{AdminTarget, check_addresses};
+use crate::http::{self, HttpClient, HttpFailure};
+use crate::targets::AdminTarget;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a server may take to report its status, for which it asks no other server.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The next address is asked after this time without an answer.
@@ -41,6 +42,10 @@ pub struct Status {
     pub node_id: Option<u32>,
     pub primary: Option<u32>,
     pub view: Option<u64>,
+    pub feature_level: Option<u32>,
+    pub next_feature_level: Option<u32>,
+    /// Why the level cannot be raised now.
+    pub feature_level_obstacle: Option<String>,
     #[serde(default)]
     pub column_families: Vec<String>,
     #[serde(default)]
@@ -69,6 +74,9 @@ pub struct Replica {
     pub applied: Option<u64>,
     pub digest: Option<String>,
     pub digest_sequence: Option<u64>,
+    pub feature_level: Option<u32>,
+    pub lowest_level: Option<u32>,
+    pub highest_level: Option<u32>,
     /// Its most serious known problem.
     pub problem: Option<String>,
     pub thrift: Option<String>,
@@ -123,13 +131,13 @@ impl Gathered {
 
 #[derive(Clone)]
 pub struct AdminClient {
-    http: reqwest::Client,
+    http: HttpClient,
+    token: Option<Token>,
 }
 
 impl AdminClient {
     pub fn new() -> Result<Self, Failure> {
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().build();
-        Ok(AdminClient { http: http.map_err(|e| Failure::Unsure(e.to_string()))? })
+        Ok(AdminClient { http: HttpClient::new(access::tls()?), token: access::token()? })
     }
 
     async fn send<T: DeserializeOwned>(
@@ -139,13 +147,12 @@ impl AdminClient {
         query: &[(&str, String)],
         timeout: Duration,
     ) -> Result<T, NoAnswer> {
-        let request = self.http.request(method, url(address, path, query)).timeout(timeout);
-        let response = request.send().await.map_err(|error| match error.is_connect() {
-            true => NoAnswer::NotSent(plain_reason(&error)),
-            false => NoAnswer::Silent(plain_reason(&error)),
+        let path = with_query(path, query);
+        let answer = self.http.send(&method, address, &path, self.token.as_ref(), timeout).await;
+        let http::Answer { status, body } = answer.map_err(|failure| match failure {
+            HttpFailure::NotSent(reason) => NoAnswer::NotSent(reason),
+            HttpFailure::Silent(reason) => NoAnswer::Silent(reason),
         })?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(|error| NoAnswer::Silent(plain_reason(&error)))?;
         if !status.is_success() {
             return Err(NoAnswer::Refused(status, refusal(&body)));
         }
@@ -189,10 +196,19 @@ impl AdminClient {
 
     /// GETs a document from the first server that answers, with its address.
     pub async fn first<T: DeserializeOwned>(&self, target: &AdminTarget, path: &str) -> Result<(String, T), Failure> {
-        check_addresses("--admin", &target.admin_addresses)?;
-        let addresses = &target.admin_addresses;
+        self.first_with(target, path, &[]).await
+    }
+
+    /// GETs a document with parameters from the first server that answers, with its address.
+    pub async fn first_with<T: DeserializeOwned>(
+        &self,
+        target: &AdminTarget,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<(String, T), Failure> {
+        let addresses = &target.addresses()?;
         let questions: Vec<_> =
-            addresses.iter().map(|address| self.get_slowly::<T>(address, path, &[], CHANGE_TIMEOUT)).collect();
+            addresses.iter().map(|address| self.get_slowly::<T>(address, path, query, CHANGE_TIMEOUT)).collect();
         match first_answer(questions, HEDGE_AFTER).await {
             Ok((place, document)) => Ok((addresses[place].clone(), document)),
             Err(failures) => {
@@ -202,7 +218,7 @@ impl AdminClient {
                 let refused = named.iter().find(|(_, no_answer)| matches!(no_answer, NoAnswer::Refused(..)));
                 match refused {
                     Some((address, no_answer)) => Err(failure_of(address, no_answer.clone())),
-                    None => Err(unreachable_failure(named).await),
+                    None => Err(self.unreachable(named).await),
                 }
             }
         }
@@ -215,9 +231,10 @@ impl AdminClient {
         method: Method,
         target: &AdminTarget,
         path: &str,
+        query: &[(&str, String)],
     ) -> Result<T, Failure> {
         let (address, _) = self.first::<Value>(target, "/health/live").await?;
-        self.change_at(method, &address, path, &[]).await
+        self.change_at(method, &address, path, query).await
     }
 
     /// Sends a request that changes something to this server, once.
@@ -234,9 +251,9 @@ impl AdminClient {
 
     /// The status of every server that answers: of the given ones, and of those that they name.
     pub async fn gather(&self, target: &AdminTarget) -> Result<Gathered, Failure> {
-        check_addresses("--admin", &target.admin_addresses)?;
+        let addresses = target.addresses()?;
         let mut asking = Asking { client: self.clone(), asked: Vec::new(), answers: JoinSet::new() };
-        target.admin_addresses.iter().for_each(|address| {
+        addresses.iter().for_each(|address| {
             asking.ask(address);
         });
         let (mut answers, mut missing) = (Vec::new(), Vec::new());
@@ -261,7 +278,7 @@ impl AdminClient {
             answers.push(Answer { address, document, status });
         }
         if answers.is_empty() {
-            return Err(unreachable_failure(missing).await);
+            return Err(self.unreachable(missing).await);
         }
         let asked = asking.asked;
         answers.sort_by_key(|answer| asked.iter().position(|address| *address == answer.address));
@@ -327,50 +344,42 @@ fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
     }
 }
 
-fn url(address: &str, path: &str, query: &[(&str, String)]) -> String {
-    // This build leaves out reqwest's feature for encoding queries; these parameters need none.
-    let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+fn with_query(path: &str, query: &[(&str, String)]) -> String {
+    let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
     let separator = if query.is_empty() { "" } else { "?" };
-    format!("http://{address}{path}{separator}{}", query.join("&"))
+    format!("{path}{separator}{}", query.join("&"))
 }
 
-/// The error about addresses where no admin interface answered, each with its reason.
-async fn unreachable_failure(reasons: Vec<(String, NoAnswer)>) -> Failure {
-    for (address, _) in &reasons {
-        if speaks_thrift(address).await {
-            return Failure::Unsure(format!(
-                "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 \
-                 (server.admin_addr)"
-            ));
+/// Text as a part of a URL.
+pub fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+impl AdminClient {
+    /// The error about addresses where no admin interface answered, each with its reason.
+    async fn unreachable(&self, reasons: Vec<(String, NoAnswer)>) -> Failure {
+        for (address, _) in &reasons {
+            if self.speaks_thrift(address).await {
+                return Failure::Unsure(format!(
+                    "{address} is a Thrift address; --admin takes the admin address, by default 127.0.0.1:9190 \
+                     (server.admin_addr)"
+                ));
+            }
         }
+        let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
+        Failure::Unsure(format!(
+            "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or give its \
+             address with --admin HOST:PORT",
+            reasons.join("; ")
+        ))
     }
-    let reasons: Vec<String> = reasons.iter().map(|(address, reason)| format!("{address}: {reason}")).collect();
-    Failure::Unsure(format!(
-        "cannot reach the admin interface at {}; is the server running? start one with `synodkv serve`, or give its address \
-         with --admin HOST:PORT",
-        reasons.join("; ")
-    ))
-}
 
-/// Whether a Thrift server answers at this address.
-async fn speaks_thrift(address: &str) -> bool {
-    let options = Options { connect_timeout: PROBE_TIMEOUT, ..Options::default() };
-    Client::connect([address], options).await.is_ok()
-}
-
-/// The text of the innermost error, which says what happened; the outer ones only say that
-/// something failed.
-fn plain_reason(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_string();
-    }
-    let mut bottom: &dyn std::error::Error = error;
-    while let Some(source) = bottom.source() {
-        bottom = source;
-    }
-    match bottom.downcast_ref::<std::io::Error>() {
-        Some(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
-        _ => bottom.to_string(),
+    /// Whether a Thrift server answers at this address.
+    async fn speaks_thrift(&self, address: &str) -> bool {
+        let tls = access::tls().ok().flatten();
+        let options = Options { connect_timeout: PROBE_TIMEOUT, tls, ..Options::default() };
+        Client::connect([address], options).await.is_ok()
     }
 }
 

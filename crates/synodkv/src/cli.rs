@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::access::AccessArgs;
+use crate::auth::AuthArgs;
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
+use crate::cert::CertArgs;
 use crate::family::FamilyArgs;
 use crate::import::ImportArgs;
 use crate::output::Format;
@@ -15,6 +18,7 @@ use crate::range::RangeArgs;
 use crate::statement::commands;
 use crate::targets::{AdminTarget, ThriftTarget};
 use crate::text::Notation;
+use crate::upgrade::UpgradeArgs;
 use crate::usage::{REFUSED, epilogue, whole_number};
 
 /// A replicated transactional key-value store: server, client and benchmark.
@@ -33,6 +37,8 @@ use crate::usage::{REFUSED, epilogue, whole_number};
         3 no answer, not now, or an outcome that is unknown. All outputs, escapes and statuses: docs/CLI.md."
 )]
 pub struct Cli {
+    #[command(flatten)]
+    pub access: AccessArgs,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -42,7 +48,9 @@ pub enum Command {
     Serve(ServeArgs),
     Status(StatusArgs),
     Failover(FailoverArgs),
+    Upgrade(UpgradeArgs),
     Family(FamilyArgs),
+    Auth(AuthArgs),
     Get(GetArgs),
     Set(SetArgs),
     Delete(DeleteArgs),
@@ -53,6 +61,7 @@ pub enum Command {
     Verify(VerifyArgs),
     Bench(BenchArgs),
     BenchDisk(BenchDiskArgs),
+    Cert(CertArgs),
 }
 
 /// Start a server.

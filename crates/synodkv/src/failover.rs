@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use reqwest::Method;
+use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -30,8 +30,8 @@ pub async fn run(args: FailoverArgs) -> Result<ExitCode, Failure> {
     output::done(args.format, &document, &show(&done))
 }
 
-/// The primary's server. The request is sent once, so this must be a server that has just answered.
-fn server_of_the_primary(gathered: &Gathered) -> Result<&str, Failure> {
+/// The primary's server, for a request that only the primary can carry out. The request is sent once, so this must be a server that has just answered.
+pub(crate) fn server_of_the_primary(gathered: &Gathered) -> Result<&str, Failure> {
     let best = gathered.best();
     // Any server can say why there is no primary.
     let Some(primary) = best.status.primary else { return Ok(&best.address) };

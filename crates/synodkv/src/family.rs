@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use reqwest::Method;
+use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -78,9 +78,9 @@ struct Family {
 }
 
 pub async fn run(args: FamilyArgs) -> Result<ExitCode, Failure> {
-    let client = AdminClient::new()?;
     match args.action {
         FamilyAction::List(target) => {
+            let client = AdminClient::new()?;
             let (_, document): (String, Value) = client.first(&target.admin, "/column-families").await?;
             let families: Families = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
             match target.format {
@@ -90,22 +90,23 @@ pub async fn run(args: FamilyArgs) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         FamilyAction::Create { name, target } => {
-            let document = change(&client, Method::POST, &target.admin, &name).await?;
+            let document = change(Method::POST, &target, &name).await?;
             output::done(target.format, &document, &format!("column family {name} exists"))
         }
         FamilyAction::Drop { name, target } => {
-            let document = change(&client, Method::DELETE, &target.admin, &name).await?;
+            let document = change(Method::DELETE, &target, &name).await?;
             output::done(target.format, &document, &format!("column family {name} is gone, with all its rows"))
         }
     }
 }
 
-async fn change(client: &AdminClient, method: Method, target: &AdminTarget, name: &str) -> Result<Value, Failure> {
+async fn change(method: Method, target: &FamilyTarget, name: &str) -> Result<Value, Failure> {
     // The name becomes part of a URL path, so invalid characters must not change where it leads.
     if let Some(fault) = kv_api::family_name_fault(name) {
         return Err(Failure::Usage(format!("column family `{name}`: {fault}")));
     }
-    client.change(method, target, &format!("/column-families/{name}")).await
+    let client = AdminClient::new()?;
+    client.change(method, &target.admin, &format!("/column-families/{name}"), &[]).await
 }
 
 fn show(families: &Families) -> String {

@@ -6,16 +6,20 @@
 //! before anything was done; 3 if the answer is unknown, at least now (`serve` exits with 1 for all
 //! later failures). docs/CLI.md has the table.
 
+mod access;
 mod admin;
 mod allocator;
+mod auth;
 mod backup;
 mod bench;
 mod bench_disk;
+mod cert;
 mod cli;
 mod data;
 mod failover;
 mod failure;
 mod family;
+mod http;
 mod import;
 mod logging;
 mod output;
@@ -31,6 +35,7 @@ mod status;
 mod targets;
 mod text;
 mod txn;
+mod upgrade;
 mod usage;
 mod verify;
 
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
         Err(error) => return explain(&error),
     };
     let serves = matches!(cli.command, Command::Serve(_));
+    cli.access.install();
     match run(cli.command) {
         Ok(code) => code,
         // `serve` has no answer that could be unknown.
@@ -86,7 +92,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Failover(args) => on_one_thread()?.block_on(failover::run(args)),
+        Command::Upgrade(args) => on_one_thread()?.block_on(upgrade::run(args)),
         Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
+        Command::Auth(args) => on_one_thread()?.block_on(auth::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),
@@ -97,6 +105,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Shell(args) => on_one_thread()?.block_on(shell::run(args)),
         Command::Verify(args) => on_one_thread()?.block_on(verify::run(args)),
         Command::Bench(args) => on_one_thread()?.block_on(bench::run(args)),
+        Command::Cert(args) => cert::run(args),
         Command::BenchDisk(args) => bench_disk::run(args),
     }
 }

@@ -1,12 +1,13 @@
 //! The reaction of a server to SIGHUP.
 //!
-//! The log file is opened again, and a new log level takes effect. Certificates are read for each
+//! The log file and the audit log are opened again, and a new log level takes effect. Certificates are read for each
 //! new connection anyway; here they are only checked, so that the operator learns at once whether
 //! they work. Every other setting is read once, at start; those that differ are named. An invalid
 //! configuration changes nothing.
 
 use std::path::PathBuf;
 
+use kv_server::access::reopen_audit_logs;
 use kv_server::config::{Config, ConfigError, Environment, Overrides};
 use kv_server::replication::check_certificates;
 
@@ -21,7 +22,9 @@ pub struct Origin {
 impl Origin {
     pub fn load(&self) -> Result<Config, ConfigError> {
         let config = Config::load(self.file.as_deref(), &Environment::of_process(), &self.overrides)?;
-        config.refuse_forgotten_node_id().map(|()| config)
+        config.refuse_forgotten_node_id()?;
+        config.refuse_insecure()?;
+        Ok(config)
     }
 }
 
@@ -40,7 +43,9 @@ impl Reload {
     /// Blocks while it reads the file.
     pub fn run(&mut self) {
         self.log.reopen();
-        if let Err(error) = check_certificates(&self.config) {
+        reopen_audit_logs();
+        let usable = check_certificates(&self.config).and_then(|()| kv_server::check_certificates(&self.config));
+        if let Err(error) = usable {
             tracing::warn!("SIGHUP: {error}. New connections use the certificates that were read before");
         }
         let new = match self.origin.load() {

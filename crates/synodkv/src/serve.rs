@@ -125,7 +125,7 @@ async fn start(
         tokio::select! {
             server = &mut starting => {
                 return server.map(|server| (server, asked)).map_err(|error| match error {
-                    ServerError::TooSmall(_) => Failure::Usage(error.to_string()),
+                    ServerError::TooSmall(_) | ServerError::Certificates(_) => Failure::Usage(error.to_string()),
                     _ => Failure::Failed(error.to_string()),
                 });
             }

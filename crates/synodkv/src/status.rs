@@ -12,7 +12,6 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::screen::Screen;
 use crate::signals::Signals;
-use crate::targets::check_addresses;
 
 pub async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     if let Some(interval) = args.watch {
@@ -76,7 +75,7 @@ impl Seen {
 }
 
 async fn watch(args: &StatusArgs, interval: Duration) -> Result<ExitCode, Failure> {
-    check_addresses("--admin", &args.admin.admin_addresses)?;
+    args.admin.addresses()?;
     let client = AdminClient::new()?;
     let mut signals = Signals::listen()?;
     let screen = if args.format == Format::Text { Screen::open()? } else { None };
@@ -144,6 +143,7 @@ fn show(status: &Status) -> String {
         format!("cluster  {}", or_dash(status.cluster_id.as_ref())),
         format!("primary  {primary}"),
         format!("view     {}", or_dash(status.view)),
+        format!("level    {}", show_level(status)),
         format!("families {}", status.column_families.join(", ")),
         String::new(),
     ];
@@ -158,6 +158,15 @@ fn show(status: &Status) -> String {
         lines.extend([String::new(), format!("PROBLEM: replica {id}: {problem}")]);
     }
     lines.join("\n")
+}
+
+/// The feature level, and the next one if it can be raised.
+fn show_level(status: &Status) -> String {
+    let level = or_dash(status.feature_level);
+    match status.next_feature_level {
+        Some(next) => format!("{level} ({next} after `synodkv upgrade finalize`)"),
+        None => level,
+    }
 }
 
 fn show_replica(replica: &Replica) -> Vec<String> {

@@ -5,21 +5,22 @@ use std::time::Duration;
 use clap::Args;
 use kv_client::{Client, ClientError, Limits, Options};
 
+use crate::access::{self, Addresses};
 use crate::failure::Failure;
 
 /// The addresses of the Thrift servers.
 #[derive(Clone, Debug, Args)]
 pub struct ThriftTarget {
     /// Thrift addresses of the cluster. One is enough; further ones are tried if it is down or
-    /// hangs.
+    /// hangs. [default: 127.0.0.1:9090]
     #[arg(
         long = "addr",
         value_name = "HOST:PORT[,…]",
         env = "SYNODKV_ADDR",
         value_delimiter = ',',
-        default_value = "127.0.0.1:9090"
+        help_heading = "Connection"
     )]
-    pub addresses: Vec<String>,
+    given: Vec<String>,
     /// How long to wait for an answer, in seconds, 1 to 86400.
     #[arg(long, value_name = "SECONDS", default_value_t = 12, value_parser = seconds)]
     pub timeout_seconds: u64,
@@ -36,17 +37,24 @@ impl ThriftTarget {
         Duration::from_secs(self.timeout_seconds)
     }
 
-    pub fn options(&self) -> Options {
+    /// The addresses: those given, those of the profile, or the default.
+    pub fn addresses(&self) -> Result<Vec<String>, Failure> {
+        choose("--addr", &self.given, || Ok(access::profile()?.addr), "127.0.0.1:9090")
+    }
+
+    pub fn options(&self) -> Result<Options, Failure> {
         let timeout = self.timeout();
         let defaults = Options::default();
-        Options {
+        Ok(Options {
             request_timeout: timeout,
             connect_timeout: defaults.connect_timeout.min(timeout),
             hedge_after: HEDGE_AFTER,
             attempt_timeout: HEDGE_AFTER,
             max_reply_bytes: MAX_REPLY_BYTES,
+            tls: access::tls()?,
+            token: access::token()?,
             ..defaults
-        }
+        })
     }
 
     pub async fn connect(&self) -> Result<Client, Failure> {
@@ -55,8 +63,7 @@ impl ThriftTarget {
 
     /// Connects, and returns the limits of the servers.
     pub async fn connect_with_limits(&self) -> Result<(Client, Limits), Failure> {
-        check_addresses("--addr", &self.addresses)?;
-        let client = Client::connect(self.addresses.iter().cloned(), self.options()).await?;
+        let client = Client::connect(self.addresses()?, self.options()?).await?;
         let limits = match client.limits().await {
             // Some servers of this interface do not report limits; the defaults apply then.
             Err(ClientError::Refused { .. } | ClientError::Exception { .. }) => Limits::default(),
@@ -70,15 +77,39 @@ impl ThriftTarget {
 #[derive(Clone, Debug, Args)]
 pub struct AdminTarget {
     /// Admin HTTP addresses of the cluster. One is enough, because servers know each other's; one
-    /// that hangs delays nothing.
+    /// that hangs delays nothing. [default: 127.0.0.1:9190]
     #[arg(
         long = "admin",
         value_name = "HOST:PORT[,…]",
         env = "SYNODKV_ADMIN",
         value_delimiter = ',',
-        default_value = "127.0.0.1:9190"
+        help_heading = "Connection"
     )]
-    pub admin_addresses: Vec<String>,
+    given_admin: Vec<String>,
+}
+
+impl AdminTarget {
+    /// The addresses: those given, those of the profile, or the default.
+    pub fn addresses(&self) -> Result<Vec<String>, Failure> {
+        choose("--admin", &self.given_admin, || Ok(access::profile()?.admin), "127.0.0.1:9190")
+    }
+}
+
+fn choose(
+    flag: &str,
+    given: &[String],
+    of_profile: impl FnOnce() -> Result<Addresses, Failure>,
+    default: &str,
+) -> Result<Vec<String>, Failure> {
+    let mut addresses = given.to_vec();
+    if addresses.is_empty() {
+        addresses = of_profile()?.0;
+    }
+    if addresses.is_empty() {
+        addresses.push(default.to_string());
+    }
+    check_addresses(flag, &addresses)?;
+    Ok(addresses)
 }
 
 fn seconds(text: &str) -> Result<u64, String> {
@@ -89,7 +120,7 @@ fn seconds(text: &str) -> Result<u64, String> {
 }
 
 /// Catches a forgotten port before it becomes an unclear network error.
-pub fn check_addresses(flag: &str, addresses: &[String]) -> Result<(), Failure> {
+fn check_addresses(flag: &str, addresses: &[String]) -> Result<(), Failure> {
     let valid = |address: &str| {
         address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
     };

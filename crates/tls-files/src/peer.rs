@@ -7,6 +7,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{self, CommonState, InvalidMessage};
 
+use crate::certificates::Names;
+
 /// The certificate that a peer presented. The handshake has verified that an authority signed it
 /// and that it is valid today, but not whose it is.
 pub struct PeerCertificate(CertificateDer<'static>);
@@ -16,6 +18,11 @@ impl PeerCertificate {
     /// presented none.
     pub fn of(connection: &CommonState) -> Option<Self> {
         connection.peer_certificates()?.first().map(|certificate| PeerCertificate(certificate.clone().into_owned()))
+    }
+
+    /// What the certificate calls its owner; `None` if it cannot be read.
+    pub fn names(&self) -> Option<Names> {
+        Names::of(&self.0)
     }
 
     /// Checks that `name` is among the certificate's subject alternative names.

@@ -2,6 +2,7 @@
 //! it is called and what it prints.
 
 use std::collections::HashMap;
+use std::io::{Read, Write};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -25,6 +26,7 @@ mod kv;
 mod ranges;
 mod single_keys;
 mod stamps_and_the_rest;
+mod tls;
 mod versions_and_commits;
 
 /// The message of the last panic.
@@ -41,10 +43,20 @@ fn options() -> Options {
     options
 }
 
-fn connect(address: &str, options: &Options) -> Client {
+/// What is read from, and what is written to.
+fn halves(address: &str, ca: Option<&String>) -> (Box<dyn Read + Send>, Box<dyn Write + Send>) {
+    if let Some(ca) = ca {
+        let stream = tls::Shared::connect(address, ca);
+        return (Box::new(stream.clone()), Box::new(stream));
+    }
     let mut channel = TTcpChannel::new();
     channel.open(address).expect("a connection");
     let (read, write) = channel.split().expect("two halves");
+    (Box::new(read), Box::new(write))
+}
+
+fn connect(address: &str, options: &Options) -> Client {
+    let (read, write) = halves(address, options.get("--ca"));
     let (read, write): (Box<dyn TReadTransport + Send>, Box<dyn TWriteTransport + Send>) =
         match options["--transport"].as_str() {
             "buffered" => (Box::new(TBufferedReadTransport::new(read)), Box::new(TBufferedWriteTransport::new(write))),

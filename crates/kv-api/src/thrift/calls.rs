@@ -171,6 +171,7 @@ methods! {
     GetRange "getRange" Read GetRangeRequest => GetRangeResponse;
     DeleteKey "deleteKey" Write DeleteRequest => DeleteResponse;
     Ping "ping" Other PingRequest => PingResponse;
+    Authenticate "authenticate" Other AuthenticateRequest => AuthenticateResponse;
     SetVersionstampedKey "setVersionstampedKey" Write SetVersionstampedKeyRequest => SetVersionstampedKeyResponse;
     SetVersionstampedValue "setVersionstampedValue" Write SetVersionstampedValueRequest => SetVersionstampedValueResponse;
     AddReadConflict "addReadConflict" Other AddReadConflictRequest => AddReadConflictResponse;

@@ -341,15 +341,24 @@ pub struct GetRequest {
     pub column_family: Option<String>,
     /// `linearizable` (default): sees everything acknowledged before the call. `stale`: sees what this replica has applied.
     pub consistency: Option<String>,
+    /// The token of the user on whose behalf this one request is made, where one connection serves several. It takes the place
+    /// of what `authenticate` or a client certificate says about the connection.
+    pub auth_token: Option<String>,
 }
 
 impl GetRequest {
-    pub fn new<F2, F110>(key: Vec<u8>, column_family: F2, consistency: F110) -> GetRequest
+    pub fn new<F2, F110, F190>(key: Vec<u8>, column_family: F2, consistency: F110, auth_token: F190) -> GetRequest
     where
         F2: Into<Option<String>>,
         F110: Into<Option<String>>,
+        F190: Into<Option<String>>,
     {
-        GetRequest { key, column_family: column_family.into(), consistency: consistency.into() }
+        GetRequest {
+            key,
+            column_family: column_family.into(),
+            consistency: consistency.into(),
+            auth_token: auth_token.into(),
+        }
     }
 }
 
@@ -359,6 +368,7 @@ impl TSerializable for GetRequest {
         let mut f_1: Option<Vec<u8>> = None;
         let mut f_2: Option<String> = None;
         let mut f_110: Option<String> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -381,6 +391,11 @@ impl TSerializable for GetRequest {
                     let val = i_prot.read_string()?;
                     f_110 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -393,6 +408,7 @@ impl TSerializable for GetRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_2,
             consistency: f_110,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -409,6 +425,11 @@ impl TSerializable for GetRequest {
         }
         if let Some(ref fld_var) = self.consistency {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -551,14 +572,17 @@ pub struct SetRequest {
     pub key: Vec<u8>,
     pub value: Vec<u8>,
     pub column_family: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl SetRequest {
-    pub fn new<F3>(key: Vec<u8>, value: Vec<u8>, column_family: F3) -> SetRequest
+    pub fn new<F3, F190>(key: Vec<u8>, value: Vec<u8>, column_family: F3, auth_token: F190) -> SetRequest
     where
         F3: Into<Option<String>>,
+        F190: Into<Option<String>>,
     {
-        SetRequest { key, value, column_family: column_family.into() }
+        SetRequest { key, value, column_family: column_family.into(), auth_token: auth_token.into() }
     }
 }
 
@@ -568,6 +592,7 @@ impl TSerializable for SetRequest {
         let mut f_1: Option<Vec<u8>> = None;
         let mut f_2: Option<Vec<u8>> = None;
         let mut f_3: Option<String> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -590,6 +615,11 @@ impl TSerializable for SetRequest {
                     let val = i_prot.read_string()?;
                     f_3 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -603,6 +633,7 @@ impl TSerializable for SetRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             value: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -617,6 +648,11 @@ impl TSerializable for SetRequest {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.column_family {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -738,14 +774,17 @@ impl TSerializable for SetResponse {
 pub struct DeleteRequest {
     pub key: Vec<u8>,
     pub column_family: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl DeleteRequest {
-    pub fn new<F2>(key: Vec<u8>, column_family: F2) -> DeleteRequest
+    pub fn new<F2, F190>(key: Vec<u8>, column_family: F2, auth_token: F190) -> DeleteRequest
     where
         F2: Into<Option<String>>,
+        F190: Into<Option<String>>,
     {
-        DeleteRequest { key, column_family: column_family.into() }
+        DeleteRequest { key, column_family: column_family.into(), auth_token: auth_token.into() }
     }
 }
 
@@ -754,6 +793,7 @@ impl TSerializable for DeleteRequest {
         i_prot.read_struct_begin()?;
         let mut f_1: Option<Vec<u8>> = None;
         let mut f_2: Option<String> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -771,6 +811,11 @@ impl TSerializable for DeleteRequest {
                     let val = i_prot.read_string()?;
                     f_2 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -782,6 +827,7 @@ impl TSerializable for DeleteRequest {
         let ret = DeleteRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_2,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -793,6 +839,11 @@ impl TSerializable for DeleteRequest {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.column_family {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -938,10 +989,12 @@ pub struct GetRangeRequest {
     pub end_selector: Option<KeySelector>,
     /// As in GetRequest.
     pub consistency: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl GetRangeRequest {
-    pub fn new<F1, F2, F3, F4, F5, F6, F7, F8, F100, F101, F102, F103, F110>(
+    pub fn new<F1, F2, F3, F4, F5, F6, F7, F8, F100, F101, F102, F103, F110, F190>(
         begin_key: F1,
         end_key: F2,
         begin_offset: F3,
@@ -955,6 +1008,7 @@ impl GetRangeRequest {
         begin_selector: F102,
         end_selector: F103,
         consistency: F110,
+        auth_token: F190,
     ) -> GetRangeRequest
     where
         F1: Into<Option<Vec<u8>>>,
@@ -970,6 +1024,7 @@ impl GetRangeRequest {
         F102: Into<Option<KeySelector>>,
         F103: Into<Option<KeySelector>>,
         F110: Into<Option<String>>,
+        F190: Into<Option<String>>,
     {
         GetRangeRequest {
             begin_key: begin_key.into(),
@@ -985,6 +1040,7 @@ impl GetRangeRequest {
             begin_selector: begin_selector.into(),
             end_selector: end_selector.into(),
             consistency: consistency.into(),
+            auth_token: auth_token.into(),
         }
     }
 }
@@ -1005,6 +1061,7 @@ impl TSerializable for GetRangeRequest {
         let mut f_102: Option<KeySelector> = None;
         let mut f_103: Option<KeySelector> = None;
         let mut f_110: Option<String> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1077,6 +1134,11 @@ impl TSerializable for GetRangeRequest {
                     let val = i_prot.read_string()?;
                     f_110 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1098,6 +1160,7 @@ impl TSerializable for GetRangeRequest {
             begin_selector: f_102,
             end_selector: f_103,
             consistency: f_110,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -1169,6 +1232,11 @@ impl TSerializable for GetRangeRequest {
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
         o_prot.write_field_stop()?;
         o_prot.write_struct_end()
     }
@@ -1190,6 +1258,7 @@ impl Default for GetRangeRequest {
             begin_selector: None,
             end_selector: None,
             consistency: Some("".to_owned()),
+            auth_token: Some("".to_owned()),
         }
     }
 }
@@ -1354,14 +1423,17 @@ pub struct SnapshotGetRequest {
     pub key: Vec<u8>,
     pub read_version: i64,
     pub column_family: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl SnapshotGetRequest {
-    pub fn new<F3>(key: Vec<u8>, read_version: i64, column_family: F3) -> SnapshotGetRequest
+    pub fn new<F3, F190>(key: Vec<u8>, read_version: i64, column_family: F3, auth_token: F190) -> SnapshotGetRequest
     where
         F3: Into<Option<String>>,
+        F190: Into<Option<String>>,
     {
-        SnapshotGetRequest { key, read_version, column_family: column_family.into() }
+        SnapshotGetRequest { key, read_version, column_family: column_family.into(), auth_token: auth_token.into() }
     }
 }
 
@@ -1371,6 +1443,7 @@ impl TSerializable for SnapshotGetRequest {
         let mut f_1: Option<Vec<u8>> = None;
         let mut f_2: Option<i64> = None;
         let mut f_3: Option<String> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1393,6 +1466,11 @@ impl TSerializable for SnapshotGetRequest {
                     let val = i_prot.read_string()?;
                     f_3 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1406,6 +1484,7 @@ impl TSerializable for SnapshotGetRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             read_version: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -1420,6 +1499,11 @@ impl TSerializable for SnapshotGetRequest {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.column_family {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -1572,10 +1656,12 @@ pub struct SnapshotGetRangeRequest {
     pub target_bytes: Option<i32>,
     pub begin_selector: Option<KeySelector>,
     pub end_selector: Option<KeySelector>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl SnapshotGetRangeRequest {
-    pub fn new<F1, F2, F3, F4, F5, F6, F8, F9, F100, F101, F102, F103>(
+    pub fn new<F1, F2, F3, F4, F5, F6, F8, F9, F100, F101, F102, F103, F190>(
         begin_key: F1,
         end_key: F2,
         begin_offset: F3,
@@ -1589,6 +1675,7 @@ impl SnapshotGetRangeRequest {
         target_bytes: F101,
         begin_selector: F102,
         end_selector: F103,
+        auth_token: F190,
     ) -> SnapshotGetRangeRequest
     where
         F1: Into<Option<Vec<u8>>>,
@@ -1603,6 +1690,7 @@ impl SnapshotGetRangeRequest {
         F101: Into<Option<i32>>,
         F102: Into<Option<KeySelector>>,
         F103: Into<Option<KeySelector>>,
+        F190: Into<Option<String>>,
     {
         SnapshotGetRangeRequest {
             begin_key: begin_key.into(),
@@ -1618,6 +1706,7 @@ impl SnapshotGetRangeRequest {
             target_bytes: target_bytes.into(),
             begin_selector: begin_selector.into(),
             end_selector: end_selector.into(),
+            auth_token: auth_token.into(),
         }
     }
 }
@@ -1638,6 +1727,7 @@ impl TSerializable for SnapshotGetRangeRequest {
         let mut f_101: Option<i32> = None;
         let mut f_102: Option<KeySelector> = None;
         let mut f_103: Option<KeySelector> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -1710,6 +1800,11 @@ impl TSerializable for SnapshotGetRangeRequest {
                     let val = KeySelector::read_from_in_protocol(i_prot)?;
                     f_103 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -1732,6 +1827,7 @@ impl TSerializable for SnapshotGetRangeRequest {
             target_bytes: f_101,
             begin_selector: f_102,
             end_selector: f_103,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -1799,6 +1895,11 @@ impl TSerializable for SnapshotGetRangeRequest {
         if let Some(ref fld_var) = self.end_selector {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(103) })?;
             fld_var.write_to_out_protocol(o_prot)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
+            o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -1964,14 +2065,17 @@ pub struct SnapshotReadRequest {
     pub key: Vec<u8>,
     pub read_version: i64,
     pub column_family: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl SnapshotReadRequest {
-    pub fn new<F3>(key: Vec<u8>, read_version: i64, column_family: F3) -> SnapshotReadRequest
+    pub fn new<F3, F190>(key: Vec<u8>, read_version: i64, column_family: F3, auth_token: F190) -> SnapshotReadRequest
     where
         F3: Into<Option<String>>,
+        F190: Into<Option<String>>,
     {
-        SnapshotReadRequest { key, read_version, column_family: column_family.into() }
+        SnapshotReadRequest { key, read_version, column_family: column_family.into(), auth_token: auth_token.into() }
     }
 }
 
@@ -1981,6 +2085,7 @@ impl TSerializable for SnapshotReadRequest {
         let mut f_1: Option<Vec<u8>> = None;
         let mut f_2: Option<i64> = None;
         let mut f_3: Option<String> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2003,6 +2108,11 @@ impl TSerializable for SnapshotReadRequest {
                     let val = i_prot.read_string()?;
                     f_3 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2016,6 +2126,7 @@ impl TSerializable for SnapshotReadRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             read_version: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -2030,6 +2141,11 @@ impl TSerializable for SnapshotReadRequest {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.column_family {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -2167,17 +2283,24 @@ impl TSerializable for SnapshotReadResponse {
 //
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct GetReadVersionRequest {}
+pub struct GetReadVersionRequest {
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
+}
 
 impl GetReadVersionRequest {
-    pub fn new() -> GetReadVersionRequest {
-        GetReadVersionRequest {}
+    pub fn new<F190>(auth_token: F190) -> GetReadVersionRequest
+    where
+        F190: Into<Option<String>>,
+    {
+        GetReadVersionRequest { auth_token: auth_token.into() }
     }
 }
 
 impl TSerializable for GetReadVersionRequest {
     fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<GetReadVersionRequest> {
         i_prot.read_struct_begin()?;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2185,6 +2308,11 @@ impl TSerializable for GetReadVersionRequest {
             }
             let field_id = field_id(&field_ident)?;
             match field_id {
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2192,12 +2320,17 @@ impl TSerializable for GetReadVersionRequest {
             i_prot.read_field_end()?;
         }
         i_prot.read_struct_end()?;
-        let ret = GetReadVersionRequest {};
+        let ret = GetReadVersionRequest { auth_token: f_190 };
         Ok(ret)
     }
     fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
         let struct_ident = TStructIdentifier { name: String::new() };
         o_prot.write_struct_begin(&struct_ident)?;
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
         o_prot.write_field_stop()?;
         o_prot.write_struct_end()
     }
@@ -2205,7 +2338,7 @@ impl TSerializable for GetReadVersionRequest {
 
 impl Default for GetReadVersionRequest {
     fn default() -> Self {
-        GetReadVersionRequest {}
+        GetReadVersionRequest { auth_token: Some("".to_owned()) }
     }
 }
 
@@ -2349,14 +2482,17 @@ pub struct PinSnapshotRequest {
     pub read_version: i64,
     /// 1 to the server's maximum (3,600,000, unless its settings say otherwise).
     pub ttl_ms: Option<i64>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl PinSnapshotRequest {
-    pub fn new<F2>(read_version: i64, ttl_ms: F2) -> PinSnapshotRequest
+    pub fn new<F2, F190>(read_version: i64, ttl_ms: F2, auth_token: F190) -> PinSnapshotRequest
     where
         F2: Into<Option<i64>>,
+        F190: Into<Option<String>>,
     {
-        PinSnapshotRequest { read_version, ttl_ms: ttl_ms.into() }
+        PinSnapshotRequest { read_version, ttl_ms: ttl_ms.into(), auth_token: auth_token.into() }
     }
 }
 
@@ -2365,6 +2501,7 @@ impl TSerializable for PinSnapshotRequest {
         i_prot.read_struct_begin()?;
         let mut f_1: Option<i64> = None;
         let mut f_2: Option<i64> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2382,6 +2519,11 @@ impl TSerializable for PinSnapshotRequest {
                     let val = i_prot.read_i64()?;
                     f_2 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2393,6 +2535,7 @@ impl TSerializable for PinSnapshotRequest {
         let ret = PinSnapshotRequest {
             read_version: f_1.expect("auto-generated code should have checked for presence of required fields"),
             ttl_ms: f_2,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -2405,6 +2548,11 @@ impl TSerializable for PinSnapshotRequest {
         if let Some(fld_var) = self.ttl_ms {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
             o_prot.write_i64(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
+            o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -2546,11 +2694,16 @@ impl TSerializable for PinSnapshotResponse {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct UnpinSnapshotRequest {
     pub read_version: i64,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl UnpinSnapshotRequest {
-    pub fn new(read_version: i64) -> UnpinSnapshotRequest {
-        UnpinSnapshotRequest { read_version }
+    pub fn new<F190>(read_version: i64, auth_token: F190) -> UnpinSnapshotRequest
+    where
+        F190: Into<Option<String>>,
+    {
+        UnpinSnapshotRequest { read_version, auth_token: auth_token.into() }
     }
 }
 
@@ -2558,6 +2711,7 @@ impl TSerializable for UnpinSnapshotRequest {
     fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<UnpinSnapshotRequest> {
         i_prot.read_struct_begin()?;
         let mut f_1: Option<i64> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2570,6 +2724,11 @@ impl TSerializable for UnpinSnapshotRequest {
                     let val = i_prot.read_i64()?;
                     f_1 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2580,6 +2739,7 @@ impl TSerializable for UnpinSnapshotRequest {
         verify_required_field_exists("UnpinSnapshotRequest.read_version", &f_1)?;
         let ret = UnpinSnapshotRequest {
             read_version: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -2589,6 +2749,11 @@ impl TSerializable for UnpinSnapshotRequest {
         o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
         o_prot.write_i64(self.read_version)?;
         o_prot.write_field_end()?;
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
         o_prot.write_field_stop()?;
         o_prot.write_struct_end()
     }
@@ -2843,10 +3008,12 @@ pub struct AtomicCommitRequest {
     /// not know, so clients that were made from an older file must not get them. Absent: yes if the request, or an
     /// operation of it, has another field from 100 up, because then the client knows these.
     pub include_details: Option<bool>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl AtomicCommitRequest {
-    pub fn new<F4, F100, F101, F102, F103, F104>(
+    pub fn new<F4, F100, F101, F102, F103, F104, F190>(
         read_version: i64,
         operations: Vec<Operation>,
         read_conflict_keys: Vec<Vec<u8>>,
@@ -2856,6 +3023,7 @@ impl AtomicCommitRequest {
         read_conflicts: F102,
         finished_idempotency_ids: F103,
         include_details: F104,
+        auth_token: F190,
     ) -> AtomicCommitRequest
     where
         F4: Into<Option<i64>>,
@@ -2864,6 +3032,7 @@ impl AtomicCommitRequest {
         F102: Into<Option<Vec<KeyRef>>>,
         F103: Into<Option<Vec<Vec<u8>>>>,
         F104: Into<Option<bool>>,
+        F190: Into<Option<String>>,
     {
         AtomicCommitRequest {
             read_version,
@@ -2875,6 +3044,7 @@ impl AtomicCommitRequest {
             read_conflicts: read_conflicts.into(),
             finished_idempotency_ids: finished_idempotency_ids.into(),
             include_details: include_details.into(),
+            auth_token: auth_token.into(),
         }
     }
 }
@@ -2891,6 +3061,7 @@ impl TSerializable for AtomicCommitRequest {
         let mut f_102: Option<Vec<KeyRef>> = None;
         let mut f_103: Option<Vec<Vec<u8>>> = None;
         let mut f_104: Option<bool> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -2978,6 +3149,11 @@ impl TSerializable for AtomicCommitRequest {
                     let val = i_prot.read_bool()?;
                     f_104 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -2998,6 +3174,7 @@ impl TSerializable for AtomicCommitRequest {
             read_conflicts: f_102,
             finished_idempotency_ids: f_103,
             include_details: f_104,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -3061,6 +3238,11 @@ impl TSerializable for AtomicCommitRequest {
         if let Some(fld_var) = self.include_details {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(104) })?;
             o_prot.write_bool(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
+            o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -3342,14 +3524,27 @@ pub struct SetVersionstampedKeyRequest {
     pub key_prefix: Vec<u8>,
     pub value: Vec<u8>,
     pub column_family: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl SetVersionstampedKeyRequest {
-    pub fn new<F3>(key_prefix: Vec<u8>, value: Vec<u8>, column_family: F3) -> SetVersionstampedKeyRequest
+    pub fn new<F3, F190>(
+        key_prefix: Vec<u8>,
+        value: Vec<u8>,
+        column_family: F3,
+        auth_token: F190,
+    ) -> SetVersionstampedKeyRequest
     where
         F3: Into<Option<String>>,
+        F190: Into<Option<String>>,
     {
-        SetVersionstampedKeyRequest { key_prefix, value, column_family: column_family.into() }
+        SetVersionstampedKeyRequest {
+            key_prefix,
+            value,
+            column_family: column_family.into(),
+            auth_token: auth_token.into(),
+        }
     }
 }
 
@@ -3359,6 +3554,7 @@ impl TSerializable for SetVersionstampedKeyRequest {
         let mut f_1: Option<Vec<u8>> = None;
         let mut f_2: Option<Vec<u8>> = None;
         let mut f_3: Option<String> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -3381,6 +3577,11 @@ impl TSerializable for SetVersionstampedKeyRequest {
                     let val = i_prot.read_string()?;
                     f_3 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -3394,6 +3595,7 @@ impl TSerializable for SetVersionstampedKeyRequest {
             key_prefix: f_1.expect("auto-generated code should have checked for presence of required fields"),
             value: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -3408,6 +3610,11 @@ impl TSerializable for SetVersionstampedKeyRequest {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.column_family {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -3550,14 +3757,27 @@ pub struct SetVersionstampedValueRequest {
     pub key: Vec<u8>,
     pub value_prefix: Vec<u8>,
     pub column_family: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl SetVersionstampedValueRequest {
-    pub fn new<F3>(key: Vec<u8>, value_prefix: Vec<u8>, column_family: F3) -> SetVersionstampedValueRequest
+    pub fn new<F3, F190>(
+        key: Vec<u8>,
+        value_prefix: Vec<u8>,
+        column_family: F3,
+        auth_token: F190,
+    ) -> SetVersionstampedValueRequest
     where
         F3: Into<Option<String>>,
+        F190: Into<Option<String>>,
     {
-        SetVersionstampedValueRequest { key, value_prefix, column_family: column_family.into() }
+        SetVersionstampedValueRequest {
+            key,
+            value_prefix,
+            column_family: column_family.into(),
+            auth_token: auth_token.into(),
+        }
     }
 }
 
@@ -3567,6 +3787,7 @@ impl TSerializable for SetVersionstampedValueRequest {
         let mut f_1: Option<Vec<u8>> = None;
         let mut f_2: Option<Vec<u8>> = None;
         let mut f_3: Option<String> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -3589,6 +3810,11 @@ impl TSerializable for SetVersionstampedValueRequest {
                     let val = i_prot.read_string()?;
                     f_3 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -3602,6 +3828,7 @@ impl TSerializable for SetVersionstampedValueRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             value_prefix: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -3616,6 +3843,11 @@ impl TSerializable for SetVersionstampedValueRequest {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.column_family {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -4357,6 +4589,164 @@ impl TSerializable for GetCommittedVersionResponse {
 }
 
 //
+// AuthenticateRequest
+//
+
+/// Says who uses this connection: every later request on it is made on behalf of the user of `token`, until another
+/// `authenticate` succeeds. One that fails leaves the connection without a user. Requests need not wait for the reply.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct AuthenticateRequest {
+    /// A token of `synodkv auth token create`, or a JWT that the server's settings accept.
+    pub token: String,
+}
+
+impl AuthenticateRequest {
+    pub fn new(token: String) -> AuthenticateRequest {
+        AuthenticateRequest { token }
+    }
+}
+
+impl TSerializable for AuthenticateRequest {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<AuthenticateRequest> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<String> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_1 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("AuthenticateRequest.token", &f_1)?;
+        let ret = AuthenticateRequest {
+            token: f_1.expect("auto-generated code should have checked for presence of required fields"),
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+        o_prot.write_string(&self.token)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// AuthenticateResponse
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct AuthenticateResponse {
+    pub success: bool,
+    /// The user; absent while the server checks nothing, because authentication is not enabled.
+    pub user: Option<String>,
+    pub error: Option<String>,
+    pub error_code: Option<String>,
+}
+
+impl AuthenticateResponse {
+    pub fn new<F2, F3, F100>(success: bool, user: F2, error: F3, error_code: F100) -> AuthenticateResponse
+    where
+        F2: Into<Option<String>>,
+        F3: Into<Option<String>>,
+        F100: Into<Option<String>>,
+    {
+        AuthenticateResponse { success, user: user.into(), error: error.into(), error_code: error_code.into() }
+    }
+}
+
+impl TSerializable for AuthenticateResponse {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<AuthenticateResponse> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<bool> = None;
+        let mut f_2: Option<String> = None;
+        let mut f_3: Option<String> = None;
+        let mut f_100: Option<String> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::Bool)?;
+                    let val = i_prot.read_bool()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_2 = Some(val);
+                }
+                3 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_3 = Some(val);
+                }
+                100 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_100 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("AuthenticateResponse.success", &f_1)?;
+        let ret = AuthenticateResponse {
+            success: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            user: f_2,
+            error: f_3,
+            error_code: f_100,
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(1) })?;
+        o_prot.write_bool(self.success)?;
+        o_prot.write_field_end()?;
+        if let Some(ref fld_var) = self.user {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.error {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.error_code {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
 // FaultInjectionRequest
 //
 
@@ -4372,25 +4762,30 @@ pub struct FaultInjectionRequest {
     pub probability: Option<OrderedFloat<f64>>,
     pub duration_ms: Option<i32>,
     pub target_operation: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<String>,
 }
 
 impl FaultInjectionRequest {
-    pub fn new<F2, F3, F4>(
+    pub fn new<F2, F3, F4, F190>(
         fault_type: String,
         probability: F2,
         duration_ms: F3,
         target_operation: F4,
+        auth_token: F190,
     ) -> FaultInjectionRequest
     where
         F2: Into<Option<OrderedFloat<f64>>>,
         F3: Into<Option<i32>>,
         F4: Into<Option<String>>,
+        F190: Into<Option<String>>,
     {
         FaultInjectionRequest {
             fault_type,
             probability: probability.into(),
             duration_ms: duration_ms.into(),
             target_operation: target_operation.into(),
+            auth_token: auth_token.into(),
         }
     }
 }
@@ -4402,6 +4797,7 @@ impl TSerializable for FaultInjectionRequest {
         let mut f_2: Option<OrderedFloat<f64>> = None;
         let mut f_3: Option<i32> = None;
         let mut f_4: Option<String> = None;
+        let mut f_190: Option<String> = None;
         loop {
             let field_ident = i_prot.read_field_begin()?;
             if field_ident.field_type == TType::Stop {
@@ -4429,6 +4825,11 @@ impl TSerializable for FaultInjectionRequest {
                     let val = i_prot.read_string()?;
                     f_4 = Some(val);
                 }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
                 _ => {
                     i_prot.skip(field_ident.field_type)?;
                 }
@@ -4442,6 +4843,7 @@ impl TSerializable for FaultInjectionRequest {
             probability: f_2,
             duration_ms: f_3,
             target_operation: f_4,
+            auth_token: f_190,
         };
         Ok(ret)
     }
@@ -4463,6 +4865,11 @@ impl TSerializable for FaultInjectionRequest {
         }
         if let Some(ref fld_var) = self.target_operation {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
             o_prot.write_string(fld_var)?;
             o_prot.write_field_end()?
         }
@@ -5919,6 +6326,9 @@ pub trait TTransactionalKVSyncClient {
         request: SetVersionstampedValueRequest,
     ) -> thrift::Result<SetVersionstampedValueResponse>;
     fn set_fault_injection(&mut self, request: FaultInjectionRequest) -> thrift::Result<FaultInjectionResponse>;
+    /// Says who uses this connection. As long as authentication is enabled, only this and `ping` are answered without it, unless
+    /// a client certificate or a token in the request says who asks; all else is UNAUTHENTICATED.
+    fn authenticate(&mut self, request: AuthenticateRequest) -> thrift::Result<AuthenticateResponse>;
     /// Answered by the server that receives it, without the cluster.
     fn ping(&mut self, request: PingRequest) -> thrift::Result<PingResponse>;
     fn get_cluster_health(&mut self, request: GetClusterHealthRequest) -> thrift::Result<GetClusterHealthResponse>;
@@ -6397,6 +6807,31 @@ impl<C: TThriftClient + TTransactionalKVSyncClientMarker> TTransactionalKVSyncCl
             result.ok_or()
         }
     }
+    fn authenticate(&mut self, request: AuthenticateRequest) -> thrift::Result<AuthenticateResponse> {
+        ({
+            self.increment_sequence_number();
+            let message_ident = TMessageIdentifier::new("authenticate", TMessageType::Call, self.sequence_number());
+            let call_args = TransactionalKVAuthenticateArgs { request };
+            self.o_prot_mut().write_message_begin(&message_ident)?;
+            call_args.write_to_out_protocol(self.o_prot_mut())?;
+            self.o_prot_mut().write_message_end()?;
+            self.o_prot_mut().flush()
+        })?;
+        {
+            let message_ident = self.i_prot_mut().read_message_begin()?;
+            verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+            verify_expected_service_call("authenticate", &message_ident.name)?;
+            if message_ident.message_type == TMessageType::Exception {
+                let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+                self.i_prot_mut().read_message_end()?;
+                return Err(thrift::Error::Application(remote_error));
+            }
+            verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+            let result = TransactionalKVAuthenticateResult::read_from_in_protocol(self.i_prot_mut())?;
+            self.i_prot_mut().read_message_end()?;
+            result.ok_or()
+        }
+    }
     fn ping(&mut self, request: PingRequest) -> thrift::Result<PingResponse> {
         ({
             self.increment_sequence_number();
@@ -6596,6 +7031,9 @@ pub trait TransactionalKVSyncHandler {
         request: SetVersionstampedValueRequest,
     ) -> thrift::Result<SetVersionstampedValueResponse>;
     fn handle_set_fault_injection(&self, request: FaultInjectionRequest) -> thrift::Result<FaultInjectionResponse>;
+    /// Says who uses this connection. As long as authentication is enabled, only this and `ping` are answered without it, unless
+    /// a client certificate or a token in the request says who asks; all else is UNAUTHENTICATED.
+    fn handle_authenticate(&self, request: AuthenticateRequest) -> thrift::Result<AuthenticateResponse>;
     /// Answered by the server that receives it, without the cluster.
     fn handle_ping(&self, request: PingRequest) -> thrift::Result<PingResponse>;
     fn handle_get_cluster_health(&self, request: GetClusterHealthRequest) -> thrift::Result<GetClusterHealthResponse>;
@@ -6787,6 +7225,14 @@ impl<H: TransactionalKVSyncHandler> TransactionalKVSyncProcessor<H> {
             i_prot,
             o_prot,
         )
+    }
+    fn process_authenticate(
+        &self,
+        incoming_sequence_number: i32,
+        i_prot: &mut dyn TInputProtocol,
+        o_prot: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        TTransactionalKVProcessFunctions::process_authenticate(&self.handler, incoming_sequence_number, i_prot, o_prot)
     }
     fn process_ping(
         &self,
@@ -7484,6 +7930,44 @@ impl TTransactionalKVProcessFunctions {
             },
         }
     }
+    pub fn process_authenticate<H: TransactionalKVSyncHandler>(
+        handler: &H,
+        incoming_sequence_number: i32,
+        i_prot: &mut dyn TInputProtocol,
+        o_prot: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        let args = TransactionalKVAuthenticateArgs::read_from_in_protocol(i_prot)?;
+        match handler.handle_authenticate(args.request) {
+            Ok(handler_return) => {
+                let message_ident =
+                    TMessageIdentifier::new("authenticate", TMessageType::Reply, incoming_sequence_number);
+                o_prot.write_message_begin(&message_ident)?;
+                let ret = TransactionalKVAuthenticateResult { result_value: Some(handler_return) };
+                ret.write_to_out_protocol(o_prot)?;
+                o_prot.write_message_end()?;
+                o_prot.flush()
+            }
+            Err(e) => match e {
+                thrift::Error::Application(app_err) => {
+                    let message_ident =
+                        TMessageIdentifier::new("authenticate", TMessageType::Exception, incoming_sequence_number);
+                    o_prot.write_message_begin(&message_ident)?;
+                    thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+                    o_prot.write_message_end()?;
+                    o_prot.flush()
+                }
+                _ => {
+                    let ret_err = { ApplicationError::new(ApplicationErrorKind::Unknown, e.to_string()) };
+                    let message_ident =
+                        TMessageIdentifier::new("authenticate", TMessageType::Exception, incoming_sequence_number);
+                    o_prot.write_message_begin(&message_ident)?;
+                    thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+                    o_prot.write_message_end()?;
+                    o_prot.flush()
+                }
+            },
+        }
+    }
     pub fn process_ping<H: TransactionalKVSyncHandler>(
         handler: &H,
         incoming_sequence_number: i32,
@@ -7739,6 +8223,7 @@ impl<H: TransactionalKVSyncHandler> TProcessor for TransactionalKVSyncProcessor<
                 self.process_set_versionstamped_value(message_ident.sequence_number, i_prot, o_prot)
             }
             "setFaultInjection" => self.process_set_fault_injection(message_ident.sequence_number, i_prot, o_prot),
+            "authenticate" => self.process_authenticate(message_ident.sequence_number, i_prot, o_prot),
             "ping" => self.process_ping(message_ident.sequence_number, i_prot, o_prot),
             "getClusterHealth" => self.process_get_cluster_health(message_ident.sequence_number, i_prot, o_prot),
             "getDatabaseStats" => self.process_get_database_stats(message_ident.sequence_number, i_prot, o_prot),
@@ -9469,6 +9954,113 @@ impl TransactionalKVSetFaultInjectionResult {
         }
         i_prot.read_struct_end()?;
         let ret = TransactionalKVSetFaultInjectionResult { result_value: f_0 };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        if let Some(ref fld_var) = self.result_value {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+            fld_var.write_to_out_protocol(o_prot)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// TransactionalKVAuthenticateArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct TransactionalKVAuthenticateArgs {
+    request: AuthenticateRequest,
+}
+
+impl TransactionalKVAuthenticateArgs {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<TransactionalKVAuthenticateArgs> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<AuthenticateRequest> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::Struct)?;
+                    let val = AuthenticateRequest::read_from_in_protocol(i_prot)?;
+                    f_1 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("TransactionalKVAuthenticateArgs.request", &f_1)?;
+        let ret = TransactionalKVAuthenticateArgs {
+            request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+        self.request.write_to_out_protocol(o_prot)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// TransactionalKVAuthenticateResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct TransactionalKVAuthenticateResult {
+    result_value: Option<AuthenticateResponse>,
+}
+
+impl TransactionalKVAuthenticateResult {
+    fn ok_or(self) -> thrift::Result<AuthenticateResponse> {
+        if self.result_value.is_some() {
+            Ok(self.result_value.unwrap())
+        } else {
+            Err(thrift::Error::Application(ApplicationError::new(
+                ApplicationErrorKind::MissingResult,
+                "no result received for TransactionalKVAuthenticate",
+            )))
+        }
+    }
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<TransactionalKVAuthenticateResult> {
+        i_prot.read_struct_begin()?;
+        let mut f_0: Option<AuthenticateResponse> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                0 => {
+                    super::expect_type(field_ident.field_type, TType::Struct)?;
+                    let val = AuthenticateResponse::read_from_in_protocol(i_prot)?;
+                    f_0 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        let ret = TransactionalKVAuthenticateResult { result_value: f_0 };
         Ok(ret)
     }
     fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {

@@ -96,7 +96,7 @@ impl Store {
 
     /// Writes as another client would.
     pub fn set(&self, key: &str, value: &str) {
-        self.contents().set(SetRequest { key: key.into(), value: value.into(), column_family: None });
+        self.contents().set(SetRequest { key: key.into(), value: value.into(), column_family: None, auth_token: None });
     }
 
     /// Acts as if enough time had passed that all results are forgotten and all present versions
@@ -207,7 +207,7 @@ impl Contents {
     fn set(&mut self, request: SetRequest) -> SetResponse {
         let operation = Operation::new("set".to_string(), request.key, request.value, None, None);
         let operations = vec![operation];
-        self.execute(&AtomicCommitRequest::new(0, operations, Vec::new(), None, None, None, None, None, None));
+        self.execute(&AtomicCommitRequest::new(0, operations, Vec::new(), None, None, None, None, None, None, None));
         SetResponse { success: true, error: None, error_code: None, leader_endpoint: None }
     }
 

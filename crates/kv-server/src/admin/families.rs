@@ -3,25 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::{Extension, Json};
 use kv_api::KvError;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{AdminInterface, Refusal, refuse_web_pages};
+use super::{AdminInterface, Refusal};
+use crate::access::Caller;
 use crate::router::RequestContext;
 
 /// How long a change of families, or a list of them, may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-fn context() -> RequestContext {
-    RequestContext::internal(Instant::now() + TIMEOUT)
+fn context(caller: Caller) -> RequestContext {
+    RequestContext::of(caller, Instant::now() + TIMEOUT)
 }
 
-pub(super) async fn list(State(interface): State<Arc<AdminInterface>>) -> Result<Json<Value>, Refusal> {
-    let families = interface.core.families(&context()).await?;
+pub(super) async fn list(
+    State(interface): State<Arc<AdminInterface>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, Refusal> {
+    let families = interface.core.families(&context(caller)).await?;
     let families = families
         .iter()
         .map(|family| json!({ "name": family.name, "exists": family.exists, "configured": family.is_configured }));
@@ -30,22 +33,20 @@ pub(super) async fn list(State(interface): State<Arc<AdminInterface>>) -> Result
 
 pub(super) async fn create(
     State(interface): State<Arc<AdminInterface>>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Refusal> {
-    refuse_web_pages(&headers)?;
-    let result = interface.core.create_family(&name, &context()).await.map_err(unsure)?;
+    let result = interface.core.create_family(&name, &context(caller)).await.map_err(unsure)?;
     tracing::info!(name, version = result.version, "column family created, as requested");
     Ok(Json(json!({ "column_family": name, "exists": true, "version": result.version })))
 }
 
 pub(super) async fn remove(
     State(interface): State<Arc<AdminInterface>>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Refusal> {
-    refuse_web_pages(&headers)?;
-    let result = interface.core.drop_family(&name, &context()).await.map_err(unsure)?;
+    let result = interface.core.drop_family(&name, &context(caller)).await.map_err(unsure)?;
     tracing::info!(name, version = result.version, "column family dropped, as requested");
     Ok(Json(json!({ "column_family": name, "exists": false, "version": result.version })))
 }

@@ -2,19 +2,24 @@
 //! unfinished.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{AdminInterface, routes};
 use crate::accepting::{AcceptTerms, ByteStream, Incoming, accept_until};
+use crate::access::{ConnectionFacts, Session};
+use crate::tls::{Admitted, Doorway, plain_reply_deadline};
 
 /// How long a client may take for the head of a request, the first and every later one of its
 /// connection.
@@ -23,6 +28,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_BUFFER_BYTES: usize = 64 << 10;
 /// When the server stops, how long a finished answer may take to leave.
 const LINGER: Duration = Duration::from_millis(500);
+const LACKS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/json\r\n\r\n\
+    {\"error\":\"this address speaks HTTPS only ([admin.tls] or [server.tls] mode = \\\"require\\\")\"}";
+/// The kind of client, for the log.
+pub(crate) const OPERATOR: &str = "admin";
 const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Binds the address of the interface.
@@ -33,20 +42,59 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// Serves until `stop` is cancelled and the running requests are answered. At `max_connections`, a
 /// new connection takes the place of the one that has sent no complete request for longest. If all
 /// are being answered, the new one gets a 503.
-pub async fn serve(listener: TcpListener, interface: AdminInterface, max_connections: usize, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    doorway: Arc<Doorway>,
+    interface: AdminInterface,
+    max_connections: usize,
+    stop: CancellationToken,
+) {
     let router = routes(interface);
-    let terms = AcceptTerms { name: "admin", max_connections, spared: Duration::ZERO, refusal: NO_PLACE };
-    let serve = |incoming| serve_one(router.clone(), incoming, stop.clone());
+    // What is sent before a handshake must not look like an answer in plain text.
+    let refusal = if doorway.is_open() { NO_PLACE } else { &[] };
+    let terms = AcceptTerms { name: OPERATOR, max_connections, spared: Duration::ZERO, refusal };
+    doorway.keep_watch(stop.clone());
+    let serve = |incoming| serve_one(doorway.clone(), router.clone(), incoming, stop.clone());
     let mut connections = accept_until(listener, terms, stop.clone(), serve, |_| {}).await;
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve_one(router: Router, incoming: Incoming<impl ByteStream>, stop: CancellationToken) {
+async fn serve_one(doorway: Arc<Doorway>, router: Router, incoming: Incoming, stop: CancellationToken) {
+    match doorway.admit(incoming).await {
+        Some(Admitted::Plain(incoming, facts)) => serve_stream(router, incoming, facts, stop).await,
+        Some(Admitted::Encrypted(incoming, facts)) => serve_stream(router, *incoming, facts, stop).await,
+        Some(Admitted::LacksTls(incoming)) => explain(incoming.stream).await,
+        None => {}
+    }
+}
+
+/// Tells a client without TLS what is missing.
+async fn explain(mut stream: TcpStream) {
+    let deadline = plain_reply_deadline();
+    let explained = async {
+        stream.write_all(LACKS_TLS).await?;
+        stream.shutdown().await?;
+        // Closing a socket with unread input resets it, and the answer would be lost.
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await? > 0 {}
+        Ok::<(), std::io::Error>(())
+    };
+    let _best_effort = tokio::time::timeout_at(deadline, explained).await;
+}
+
+async fn serve_stream(
+    router: Router,
+    incoming: Incoming<impl ByteStream>,
+    facts: ConnectionFacts,
+    stop: CancellationToken,
+) {
     let Incoming { stream, peer, idleness, end } = incoming;
     let router = TowerToHyperService::new(router);
+    let session = Arc::new(Session::new(facts));
     let (asked, seen) = (idleness.clone(), idleness);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<_>| {
         asked.busy();
+        request.extensions_mut().insert(session.clone());
         let (answer, answered) = (router.call(request), asked.clone());
         async move {
             let answer = answer.await;

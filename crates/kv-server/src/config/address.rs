@@ -64,6 +64,12 @@ impl Address {
         &self.0
     }
 
+    /// The host, without the brackets of an IPv6 address.
+    pub fn host(&self) -> &str {
+        let (host, _) = self.0.rsplit_once(':').expect("the form was checked when parsed");
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.0.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("the form was checked when parsed")
@@ -72,6 +78,17 @@ impl Address {
     /// Whether it means all interfaces of a machine: `0.0.0.0` or `[::]`.
     pub fn is_unspecified(&self) -> bool {
         self.0.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
+    }
+
+    /// Whether only programs of the same machine can connect to it. Of the names, only `localhost`
+    /// says so.
+    pub fn is_loopback(&self) -> bool {
+        match self.0.parse::<SocketAddr>() {
+            Ok(address) => address.ip().to_canonical().is_loopback(),
+            Err(_) => self.0.rsplit_once(':').is_some_and(|(host, _)| {
+                host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost")
+            }),
+        }
     }
 
     /// The same host with another port.

@@ -9,13 +9,16 @@
 //! It opens no file but the configuration itself, resolves no host name and binds nothing.
 
 mod address;
+mod auto_finalize;
 mod changes;
 mod consistency;
 mod error;
+mod insecure;
 mod settings;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -24,13 +27,16 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 pub use address::Address;
+pub use auto_finalize::AutoFinalize;
 pub use error::ConfigError;
 use kv_api::Limits;
 use serde::{Deserialize, Serialize};
 pub(crate) use settings::DEFAULT_PIN_SECONDS;
-pub use settings::{LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
+pub use settings::{AuthSettings, LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
+pub use tls::{AdminSettings, ClientCertificates, ListenerTls, OldestTls, TlsMode, UserFrom};
 
+use crate::access::AuditSettings;
 use crate::directory_id::DirectoryId;
 use crate::mode::Mode;
 
@@ -64,12 +70,18 @@ pub struct Config {
     pub mode: Mode,
     /// `[server]`.
     pub server: ServerSettings,
+    /// `[admin]`.
+    pub admin: AdminSettings,
     /// `[storage]`.
     pub storage: StorageSettings,
     /// `[limits]`.
     pub limits: Limits,
     /// Meaningful in replicated mode only; the defaults otherwise.
     pub replication: ReplicationConfig,
+    /// `[auth]`.
+    pub auth: AuthSettings,
+    /// `[audit]`.
+    pub audit: AuditSettings,
     /// `[log]`.
     pub log: LogSettings,
     /// The data directory of an earlier start in this process. If set, the next start must find the
@@ -110,6 +122,8 @@ pub struct ReplicationConfig {
     pub retry_ms: u64,
     /// Duration of a primary's lease; 0 means no leases.
     pub lease_ms: u64,
+    /// Whether a primary raises the feature level by itself after an upgrade.
+    pub auto_finalize: AutoFinalize,
     /// Maximum bytes of operations that go into one value of the log.
     pub max_batch_bytes: usize,
     /// Maximum number of values proposed and not yet committed.
@@ -126,6 +140,8 @@ pub struct ReplicationConfig {
     /// Limit on the rate at which a copy of a database is fetched from another replica; 0 means
     /// none.
     pub snapshot_mb_per_second: u64,
+    /// Lets replicas of other machines connect without TLS.
+    pub allow_insecure: bool,
     /// `None`: replicas do not authenticate each other, and their connections are not encrypted.
     pub tls: Option<PeerTlsConfig>,
 }
@@ -139,6 +155,8 @@ pub struct PeerTlsConfig {
     pub certificate: PathBuf,
     /// The private key of the certificate.
     pub key: PathBuf,
+    /// Revocation lists, one for each authority in the chain of a replica's certificate.
+    pub crl: Option<PathBuf>,
     /// The names in the certificates of those replicas whose name is not `replica-<id>`.
     pub names: BTreeMap<u32, String>,
 }

@@ -6,7 +6,8 @@ use kv_api::Limits;
 use kv_store::{EngineKind, ResourceOptions};
 use serde::{Deserialize, Serialize};
 
-use super::Address;
+use super::{Address, AdminSettings, AutoFinalize, ListenerTls};
+use crate::access::{AuditSettings, JwtSettings};
 use crate::mode::Mode;
 use crate::thrift_server::ThriftServerOptions;
 
@@ -28,9 +29,12 @@ pub(super) struct Settings {
     /// Standalone by default, or replicated if `replication.node_id` is set.
     pub mode: Option<Mode>,
     pub server: ServerSettings,
+    pub admin: AdminSettings,
     pub storage: StorageSettings,
     pub limits: Limits,
     pub replication: ReplicationSettings,
+    pub auth: AuthSettings,
+    pub audit: AuditSettings,
     pub log: LogSettings,
 }
 
@@ -85,6 +89,10 @@ pub struct ServerSettings {
     pub max_buffered_reply_bytes: usize,
     /// Longest reply on a framed connection; existing clients refuse longer frames.
     pub max_framed_reply_bytes: usize,
+    /// Lets clients and operators of other machines connect without TLS.
+    pub allow_insecure: bool,
+    /// `[server.tls]`.
+    pub tls: ListenerTls,
 }
 
 impl Default for ServerSettings {
@@ -111,6 +119,8 @@ impl Default for ServerSettings {
             max_pipelined_requests: thrift.max_pipelined,
             max_buffered_reply_bytes: thrift.max_buffered_reply_bytes,
             max_framed_reply_bytes: thrift.max_framed_reply_bytes,
+            allow_insecure: false,
+            tls: ListenerTls::default(),
         }
     }
 }
@@ -226,6 +236,7 @@ pub(super) struct ReplicationSettings {
     pub election_timeout_max_ms: u64,
     pub retry_ms: u64,
     pub lease_ms: u64,
+    pub auto_finalize: AutoFinalize,
     pub max_batch_bytes: usize,
     pub max_in_flight_values: usize,
     pub wal_segment_mb: u64,
@@ -233,6 +244,7 @@ pub(super) struct ReplicationSettings {
     pub log_keep_mb: u64,
     pub log_flush_mb: u64,
     pub snapshot_mb_per_second: u64,
+    pub allow_insecure: bool,
     pub tls: Option<TlsSettings>,
 }
 
@@ -248,6 +260,7 @@ impl Default for ReplicationSettings {
             election_timeout_max_ms: 600,
             retry_ms: 200,
             lease_ms: 0,
+            auto_finalize: AutoFinalize::Off,
             max_batch_bytes: 1 << 20,
             max_in_flight_values: 4,
             wal_segment_mb: 64,
@@ -255,6 +268,7 @@ impl Default for ReplicationSettings {
             log_keep_mb: 1024,
             log_flush_mb: 256,
             snapshot_mb_per_second: 100,
+            allow_insecure: false,
             tls: None,
         }
     }
@@ -272,7 +286,7 @@ pub(super) struct ReplicaEntry {
     pub tls_name: Option<String>,
 }
 
-/// `[replication.tls]`. All three or none; optional here only so that the error can name the
+/// `[replication.tls]`. All of ca, certificate and key or none; optional here only so that the error can name the
 /// missing one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -280,6 +294,39 @@ pub(super) struct TlsSettings {
     pub ca: Option<PathBuf>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
+    pub crl: Option<PathBuf>,
+}
+
+/// `[auth]`. Users, roles and tokens are no settings, but replicated with the data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// The public keys of the issuer of JWTs (JWKS, a JSON file). `None`: JWTs are not accepted.
+    pub jwt_keys: Option<PathBuf>,
+    /// The issuer that JWTs must name.
+    pub jwt_issuer: Option<String>,
+    /// The audience that JWTs must name.
+    pub jwt_audience: Option<String>,
+    /// With authentication, a replica that has not heard from a primary for this long answers nothing: its
+    /// users and roles may be out of date.
+    pub max_staleness_ms: u64,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        AuthSettings { jwt_keys: None, jwt_issuer: None, jwt_audience: None, max_staleness_ms: 5_000 }
+    }
+}
+
+impl AuthSettings {
+    /// What a JWT must say; `None` if none is accepted.
+    pub fn jwt(&self) -> Option<JwtSettings> {
+        Some(JwtSettings {
+            keys: self.jwt_keys.clone()?,
+            issuer: self.jwt_issuer.clone()?,
+            audience: self.jwt_audience.clone()?,
+        })
+    }
 }
 
 /// `[log]`.

@@ -2,7 +2,7 @@
 //! strongest wins, and each value keeps its origin.
 //!
 //! Environment: `SYNODKV_<SECTION>_<KEY>` (the section ends at the first underscore) for any key,
-//! `SYNODKV_REPLICATION_TLS_<KEY>` for `[replication.tls]`, `SYNODKV_MODE` for the one outside a
+//! `SYNODKV_<SECTION>_TLS_<KEY>` for `[server.tls]`, `[admin.tls]` and `[replication.tls]`, `SYNODKV_MODE` for the one outside a
 //! section, `REPLICATED_MODE=true`, and `THRIFT_PORT`, which changes only the port of the Thrift
 //! address.
 //!
@@ -20,15 +20,35 @@ use super::settings::{ReplicationSettings, Settings, TlsSettings};
 use super::{ConfigError, Overrides};
 
 /// Variables that share the prefix but belong to the client commands, the build or the tests.
-const FOREIGN_VARIABLES: &[&str] =
-    &["ADDR", "ADMIN", "TARGET_DIR", "CONFIG", "FORMAT", "BIN", "SEED", "BENCH_", "TEST_"];
-const SECTIONS: &[&str] = &["server", "storage", "limits", "replication", "log"];
+const FOREIGN_VARIABLES: &[&str] = &[
+    "ADDR",
+    "ADMIN",
+    "CA",
+    "CERT",
+    "KEY",
+    "TOKEN_FILE",
+    "PROFILE",
+    "TARGET_DIR",
+    "CONFIG",
+    "FORMAT",
+    "BIN",
+    "SEED",
+    "BENCH_",
+    "TEST_",
+];
+const SECTIONS: &[&str] = &["server", "admin", "storage", "limits", "replication", "auth", "audit", "log"];
 /// Keys whose value is text even if it looks like a number or a list.
 const TEXT_KEYS: &[&str] = &[
     "storage.data_dir",
     "replication.tls.ca",
     "replication.tls.certificate",
     "replication.tls.key",
+    "replication.tls.crl",
+    "auth.jwt_keys",
+    "auth.jwt_issuer",
+    "auth.jwt_audience",
+    "audit.file",
+    "audit.keys",
     "log.level",
     "log.file",
 ];
@@ -162,7 +182,12 @@ fn typed(key: &str, text: &str) -> Value {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         return Value::from(names.map(str::to_string).collect::<Vec<String>>());
     }
-    if TEXT_KEYS.contains(&key) || key == "mode" || key.ends_with("_addr") {
+    if TEXT_KEYS.contains(&key)
+        || key.starts_with("server.tls.")
+        || key.starts_with("admin.tls.")
+        || key == "mode"
+        || key.ends_with("_addr")
+    {
         return Value::from(text);
     }
     text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {})

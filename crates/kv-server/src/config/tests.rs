@@ -453,7 +453,8 @@ fn an_added_section_is_a_difference() {
     let before = no_file().config();
     let mut after = before.clone();
     let names = [(1, "one".to_string())].into();
-    after.replication.tls = Some(PeerTlsConfig { ca: "a".into(), certificate: "b".into(), key: "c".into(), names });
+    after.replication.tls =
+        Some(PeerTlsConfig { ca: "a".into(), certificate: "b".into(), key: "c".into(), crl: None, names });
     assert_eq!(before.differing_keys(&after), ["replication.tls"]);
     let mut renamed = after.clone();
     renamed.replication.tls.as_mut().expect("given").names.insert(2, "two".to_string());

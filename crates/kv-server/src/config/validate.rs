@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use kv_api::{DEFAULT_COLUMN_FAMILY, Limits, family_name_fault};
+use tls_files::FRAME_LIMIT;
 
 use super::consistency;
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
 use super::{
-    Address, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig, ReplicaConfig, ReplicationConfig,
-    ServerSettings, StorageSettings,
+    Address, AuthSettings, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig, ReplicaConfig,
+    ReplicationConfig, ServerSettings, StorageSettings, TlsMode,
 };
 
+use crate::access::AuditSettings;
 use crate::mode::Mode;
 
 const MAX_REPLICAS: usize = 7;
@@ -24,7 +26,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     let mode = mode(&raw, sources)?;
     // Also checked if no mode is set, because then the list would be ignored.
     let lacks_node_id = raw.mode != Some(Mode::Standalone) && lacks_node_id(&raw.replication);
-    let Settings { mut server, storage, limits, replication, log, .. } = raw;
+    let Settings { mut server, admin, storage, limits, replication, auth, audit, log, .. } = raw;
     if mode == Mode::Replicated {
         pick_listeners(&mut server, &replication, sources)?;
     }
@@ -32,18 +34,35 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
         server.thrift_addr = server.thrift_addr.with_port(port);
     }
     check_server(&server, sources)?;
+    server.tls.check("server.tls", sources)?;
+    admin.tls.check("admin.tls", sources)?;
     check_storage(&storage, sources)?;
     check_limits(&limits, sources)?;
     let limits = consistency::fit_limits(limits, &server, sources)?;
     check_timing(&replication, sources)?;
     let replication = complete_replication(replication, &server, sources)?;
     let replication = ReplicationConfig { lacks_node_id, ..replication };
+    check_auth(&auth, sources)?;
+    check_audit(&audit, sources)?;
     check_log(&log, sources)?;
     if mode == Mode::Replicated {
         consistency::check_addresses(&server, &replication, sources)?;
     }
     let (warnings, origins) = (sources.warnings.clone(), BTreeMap::new());
-    Ok(Config { mode, server, storage, limits, replication, log, same_data_dir: None, warnings, origins })
+    Ok(Config {
+        mode,
+        server,
+        admin,
+        storage,
+        limits,
+        replication,
+        auth,
+        audit,
+        log,
+        same_data_dir: None,
+        warnings,
+        origins,
+    })
 }
 
 /// A node id implies replicated mode, unless the mode is set, too.
@@ -142,6 +161,7 @@ fn complete_replication(
         election_timeout_max_ms: raw.election_timeout_max_ms,
         retry_ms: raw.retry_ms,
         lease_ms: raw.lease_ms,
+        auto_finalize: raw.auto_finalize,
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,
         wal_segment_mb: raw.wal_segment_mb,
@@ -149,6 +169,7 @@ fn complete_replication(
         log_keep_mb: raw.log_keep_mb,
         log_flush_mb: raw.log_flush_mb,
         snapshot_mb_per_second: raw.snapshot_mb_per_second,
+        allow_insecure: raw.allow_insecure,
         tls,
     })
 }
@@ -171,6 +192,7 @@ fn complete_tls(raw: TlsSettings, entries: &[ReplicaEntry], sources: &Sources) -
         ca: file("ca", raw.ca)?,
         certificate: file("certificate", raw.certificate)?,
         key: file("key", raw.key)?,
+        crl: raw.crl,
         names: tls_names(entries, &sources.origin("replication.replicas"))?,
     })
 }
@@ -287,6 +309,13 @@ fn check_server(server: &ServerSettings, sources: &Sources) -> Result<(), Config
         ],
         sources,
     )?;
+    // With both protocols on one port, the first byte of a frame's length must not look like TLS.
+    let most = FRAME_LIMIT - 1;
+    if server.tls.mode() == TlsMode::Allow && server.max_message_bytes > most {
+        let key = "server.max_message_bytes";
+        let wanted = format!("must be at most {most} with server.tls.mode = \"allow\"");
+        return Err(ConfigError::value(key, server.max_message_bytes, &wanted, &sources.origin(key)));
+    }
     let (thrift, admin) = (&server.thrift_addr, &server.admin_addr);
     if thrift == admin && thrift.port() != 0 {
         let wanted = format!("is the same as server.thrift_addr{}", sources.origin("server.thrift_addr"));
@@ -388,6 +417,39 @@ fn check_lease(raw: &ReplicationSettings, sources: &Sources) -> Result<(), Confi
         sources.origin("replication.election_timeout_min_ms")
     );
     Err(ConfigError::value(key, raw.lease_ms, &wanted, &sources.origin(key)))
+}
+
+/// A JWT is accepted only if it says where it comes from and for whom it is meant.
+fn check_auth(auth: &AuthSettings, sources: &Sources) -> Result<(), ConfigError> {
+    let given = [
+        ("auth.jwt_keys", auth.jwt_keys.as_ref().map(|path| !path.as_os_str().is_empty())),
+        ("auth.jwt_issuer", auth.jwt_issuer.as_ref().map(|issuer| !issuer.is_empty())),
+        ("auth.jwt_audience", auth.jwt_audience.as_ref().map(|audience| !audience.is_empty())),
+    ];
+    let wanted = "JWTs need all three of auth.jwt_keys (a JWKS file), auth.jwt_issuer and auth.jwt_audience";
+    if let Some((key, _)) = given.iter().find(|(_, given)| *given == Some(false)) {
+        return Err(ConfigError::value(key, "\"\"", wanted, &sources.origin(key)));
+    }
+    let some = given.iter().find(|(_, given)| given.is_some());
+    let missing = given.iter().find(|(_, given)| given.is_none());
+    if let (Some((some, _)), Some((missing, _))) = (some, missing) {
+        return Err(ConfigError::new(format!("`{missing}` is missing{}: {wanted}", sources.origin(some))));
+    }
+    let (key, allowed) = ("auth.max_staleness_ms", 100..=3_600_000);
+    match allowed.contains(&auth.max_staleness_ms) {
+        true => Ok(()),
+        false => Err(ConfigError::value(key, auth.max_staleness_ms, "allowed: 100 to 3600000", &sources.origin(key))),
+    }
+}
+
+fn check_audit(audit: &AuditSettings, sources: &Sources) -> Result<(), ConfigError> {
+    match audit.file.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        true => {
+            let wanted = "a path is needed; leave it out to have no audit log";
+            Err(ConfigError::value("audit.file", "\"\"", wanted, &sources.origin("audit.file")))
+        }
+        false => Ok(()),
+    }
 }
 
 fn check_log(log: &LogSettings, sources: &Sources) -> Result<(), ConfigError> {

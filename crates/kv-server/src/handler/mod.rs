@@ -19,6 +19,7 @@ use kv_api::KvError;
 use kv_api::thrift::{MethodKind, generated as wire};
 use reply::{Answer, answer, node_status, succeeded};
 
+use crate::access::{kind_of, recorded_as, rule_of_method};
 use crate::connection_order::ConnectionOrder;
 use crate::fault_injection::FaultRequest;
 use crate::metrics::{ServerMetrics, Stopwatch};
@@ -53,17 +54,42 @@ impl UnifiedThriftHandler {
 
 #[async_trait]
 impl ThriftService for UnifiedThriftHandler {
+    fn knows(&self, connection: &ConnectionContext) -> bool {
+        self.core.gate().knows(&connection.session)
+    }
+
     async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served {
         let (method, stopwatch) = (call.method(), Stopwatch::start());
-        let context = RequestContext { deadline: terms.deadline, connection_id: connection.connection_id };
+        let (rule, token) = (rule_of_method(method), request::token_of(&call));
+        let caller = match self.core.gate().admit(&connection.session, token, method.name(), rule) {
+            Ok(caller) => caller,
+            Err(error) => {
+                if let Some(audit) = self.core.gate().audit() {
+                    audit.denied(kind_of(method), &connection.session, method.name(), &error).await;
+                }
+                let answer = reply::refused(method, error);
+                self.metrics.request_ended(method, stopwatch.elapsed(), answer.code.as_deref());
+                return answer.reply.into();
+            }
+        };
+        let context = RequestContext { deadline: terms.deadline, connection_id: connection.connection_id, caller };
         // This comes before any wait, so that writes begin in the order of their arrival.
         let write = (method.kind() == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
+        let gate = self.core.gate();
+        let recording = gate.audit().zip(recorded_as(method)).map(|(audit, kind)| {
+            let mut recording = audit.begin_call(kind, &connection.session, method.name());
+            recording.of_caller(&context.caller);
+            recording
+        });
         let max_rows_bytes = terms.room_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
-        let answer = self.answer(call, &context, max_rows_bytes).await;
+        let answer = self.answer(call, connection, &context, max_rows_bytes).await;
         drop(write);
         let is_first_try = terms.room_bytes < terms.max_reply_bytes;
         if is_first_try && answer.code.as_deref() == Some(RESULT_TOO_LARGE) {
             return Served::NeedsRoom;
+        }
+        if let Some(recording) = recording {
+            recording.end(answer.code.as_deref().unwrap_or("ok"), None).await;
         }
         self.metrics.request_ended(method, stopwatch.elapsed(), answer.code.as_deref());
         answer.reply.into()
@@ -72,9 +98,16 @@ impl ThriftService for UnifiedThriftHandler {
 
 impl UnifiedThriftHandler {
     /// `max_rows_bytes` bounds the rows in the reply of a range.
-    async fn answer(&self, call: ThriftCall, context: &RequestContext, max_rows_bytes: u64) -> Answer {
+    async fn answer(
+        &self,
+        call: ThriftCall,
+        connection: &ConnectionContext,
+        context: &RequestContext,
+        max_rows_bytes: u64,
+    ) -> Answer {
         match call {
             ThriftCall::Ping(request) => self.ping(request),
+            ThriftCall::Authenticate(request) => self.authenticate(request, connection),
             ThriftCall::GetReadVersion(_) => self.get_read_version(context).await,
             ThriftCall::Get(request) => self.get(request, context).await,
             ThriftCall::GetRange(request) => self.get_range(request, max_rows_bytes, context).await,
@@ -115,6 +148,12 @@ impl UnifiedThriftHandler {
         Answer::success(wire::PingResponse { message: message.into(), timestamp, server_timestamp: now })
     }
 
+    /// Takes effect before it is answered, so that the requests behind it already have the identity.
+    fn authenticate(&self, request: wire::AuthenticateRequest, connection: &ConnectionContext) -> Answer {
+        let user = self.core.gate().authenticate(&connection.session, &request.token);
+        answer(Method::Authenticate, user.map(|user| wire::AuthenticateResponse { user, ..succeeded() }))
+    }
+
     /// Reads of the newest state first wait for the earlier writes of this connection.
     async fn after_own_writes(&self, context: &RequestContext) -> Result<(), KvError> {
         self.order.earlier_writes(context.connection_id, context.deadline).await
@@ -132,7 +171,7 @@ impl UnifiedThriftHandler {
     }
 
     async fn get(&self, request: wire::GetRequest, context: &RequestContext) -> Answer {
-        let wire::GetRequest { key, column_family, consistency } = request;
+        let wire::GetRequest { key, column_family, consistency, auth_token: _ } = request;
         let read = async {
             self.after_own_writes(context).await?;
             self.core.get(key.into(), column_family, consistency.as_deref(), context).await
@@ -168,7 +207,7 @@ impl UnifiedThriftHandler {
     }
 
     async fn snapshot_read(&self, request: wire::SnapshotReadRequest, context: &RequestContext) -> Answer {
-        let wire::SnapshotReadRequest { key, read_version, column_family } = request;
+        let wire::SnapshotReadRequest { key, read_version, column_family, auth_token: _ } = request;
         let read = self.core.snapshot_get(key.into(), read_version, column_family, context).await;
         answer(
             Method::SnapshotRead,
@@ -180,7 +219,7 @@ impl UnifiedThriftHandler {
     }
 
     async fn snapshot_get(&self, request: wire::SnapshotGetRequest, context: &RequestContext) -> Answer {
-        let wire::SnapshotGetRequest { key, read_version, column_family } = request;
+        let wire::SnapshotGetRequest { key, read_version, column_family, auth_token: _ } = request;
         let read = self.core.snapshot_get(key.into(), read_version, column_family, context).await;
         answer(
             Method::SnapshotGet,
@@ -210,13 +249,13 @@ impl UnifiedThriftHandler {
     }
 
     async fn set_key(&self, request: wire::SetRequest, context: &RequestContext) -> Answer {
-        let wire::SetRequest { key, value, column_family } = request;
+        let wire::SetRequest { key, value, column_family, auth_token: _ } = request;
         let set = self.core.set(key.into(), value.into(), column_family, context).await;
         answer(Method::SetKey, set.map(|_| succeeded::<wire::SetResponse>()))
     }
 
     async fn delete_key(&self, request: wire::DeleteRequest, context: &RequestContext) -> Answer {
-        let wire::DeleteRequest { key, column_family } = request;
+        let wire::DeleteRequest { key, column_family, auth_token: _ } = request;
         let deleted = self.core.delete(key.into(), column_family, context).await;
         answer(Method::DeleteKey, deleted.map(|_| succeeded::<wire::DeleteResponse>()))
     }
@@ -236,7 +275,7 @@ impl UnifiedThriftHandler {
         request: wire::SetVersionstampedKeyRequest,
         context: &RequestContext,
     ) -> Answer {
-        let wire::SetVersionstampedKeyRequest { key_prefix, value, column_family } = request;
+        let wire::SetVersionstampedKeyRequest { key_prefix, value, column_family, auth_token: _ } = request;
         let set = self.core.set_versionstamped_key(key_prefix.into(), value.into(), column_family, context).await;
         answer(
             Method::SetVersionstampedKey,
@@ -249,7 +288,7 @@ impl UnifiedThriftHandler {
         request: wire::SetVersionstampedValueRequest,
         context: &RequestContext,
     ) -> Answer {
-        let wire::SetVersionstampedValueRequest { key, value_prefix, column_family } = request;
+        let wire::SetVersionstampedValueRequest { key, value_prefix, column_family, auth_token: _ } = request;
         let set = self.core.set_versionstamped_value(key.into(), value_prefix.into(), column_family, context).await;
         answer(
             Method::SetVersionstampedValue,

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::access::Gate;
 use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases};
 use crate::fault_injection::FaultInjector;
 use crate::router::RequestRouter;
@@ -48,25 +49,29 @@ impl Step {
     fn call(self) -> ThriftCall {
         let key = |number: u8| vec![number];
         let stamp = || vec![0; 10];
-        let get = |consistency| wire::GetRequest { key: b"k".to_vec(), column_family: None, consistency };
+        let get =
+            |consistency| wire::GetRequest { key: b"k".to_vec(), column_family: None, consistency, auth_token: None };
         match self {
-            Step::Set(n) => wire::SetRequest { key: key(n), value: b"v".to_vec(), column_family: None }.into(),
-            Step::Delete(n) => wire::DeleteRequest { key: key(n), column_family: None }.into(),
+            Step::Set(n) => {
+                wire::SetRequest { key: key(n), value: b"v".to_vec(), column_family: None, auth_token: None }.into()
+            }
+            Step::Delete(n) => wire::DeleteRequest { key: key(n), column_family: None, auth_token: None }.into(),
             Step::Commit(n) => {
                 let operation = wire::Operation::new("set".to_string(), key(n), b"v".to_vec(), None, None);
-                wire::AtomicCommitRequest::new(0, vec![operation], vec![], None, None, None, None, None, None).into()
-            }
-            Step::StampedKey(n) => {
-                wire::SetVersionstampedKeyRequest::new([key(n), stamp()].concat(), b"v".to_vec(), None).into()
-            }
-            Step::StampedValue(n) => wire::SetVersionstampedValueRequest::new(key(n), stamp(), None).into(),
-            Step::Get => get(None).into(),
-            Step::GetStale => get(Some("stale".to_string())).into(),
-            Step::GetRange => {
-                wire::GetRangeRequest::new(None, None, None, None, None, None, None, None, None, None, None, None, None)
+                wire::AtomicCommitRequest::new(0, vec![operation], vec![], None, None, None, None, None, None, None)
                     .into()
             }
-            Step::GetReadVersion => wire::GetReadVersionRequest {}.into(),
+            Step::StampedKey(n) => {
+                wire::SetVersionstampedKeyRequest::new([key(n), stamp()].concat(), b"v".to_vec(), None, None).into()
+            }
+            Step::StampedValue(n) => wire::SetVersionstampedValueRequest::new(key(n), stamp(), None, None).into(),
+            Step::Get => get(None).into(),
+            Step::GetStale => get(Some("stale".to_string())).into(),
+            Step::GetRange => wire::GetRangeRequest::new(
+                None, None, None, None, None, None, None, None, None, None, None, None, None, None,
+            )
+            .into(),
+            Step::GetReadVersion => wire::GetReadVersionRequest { auth_token: None }.into(),
         }
     }
 }
@@ -166,6 +171,7 @@ async fn stage() -> Stage {
         limits: kv_api::Limits::default(),
         column_families: Vec::new(),
         max_pin: Duration::from_secs(1),
+        gate: Arc::new(Gate::open()),
     }));
     let handler = Arc::new(UnifiedThriftHandler::new(core, metrics));
     let options = ThriftServerOptions { max_value_bytes: 100, request_timeout_ms: 600_000, ..Default::default() };

@@ -9,7 +9,7 @@ use kv_api::{KvError, Limits, Rows};
 use super::signed;
 use crate::cluster::{ClusterSnapshot, ReplicaStatus};
 use crate::service_core::{Committed, DatabaseFigures, micros_since_1970};
-use crate::thrift_server::{Method, ThriftReply};
+use crate::thrift_server::{ApplicationErrorKind, Method, ThriftException, ThriftReply};
 
 /// A reply, and its error code for the metrics.
 pub(super) struct Answer {
@@ -128,6 +128,44 @@ responses! {
     GetDatabaseStatsResponse [success] { database_stats: None };
     PinSnapshotResponse [success, leader_endpoint] { expires_at_ms: None };
     UnpinSnapshotResponse [success] {};
+    AuthenticateResponse [success] { user: None };
+    AddReadConflictResponse [success] {};
+    AddReadConflictRangeResponse [success] {};
+    SetReadVersionResponse [success] {};
+    GetCommittedVersionResponse [success] { version: 0 };
+}
+
+/// The answer to a call that was refused before anybody looked at it.
+pub(super) fn refused(method: Method, error: KvError) -> Answer {
+    match method {
+        // It has no place for an error, and everybody may call it.
+        Method::Ping => {
+            let exception = ThriftException::new(ApplicationErrorKind::InternalError, error.to_string());
+            Answer { reply: ThriftReply::Exception(exception), code: Some(error.code().to_owned()) }
+        }
+        Method::Get => answer::<wire::GetResponse>(method, Err(error)),
+        Method::SetKey => answer::<wire::SetResponse>(method, Err(error)),
+        Method::GetReadVersion => answer::<wire::GetReadVersionResponse>(method, Err(error)),
+        Method::AtomicCommit => answer::<wire::AtomicCommitResponse>(method, Err(error)),
+        Method::SnapshotRead => answer::<wire::SnapshotReadResponse>(method, Err(error)),
+        Method::SnapshotGet => answer::<wire::SnapshotGetResponse>(method, Err(error)),
+        Method::SnapshotGetRange => answer::<wire::SnapshotGetRangeResponse>(method, Err(error)),
+        Method::GetRange => answer::<wire::GetRangeResponse>(method, Err(error)),
+        Method::DeleteKey => answer::<wire::DeleteResponse>(method, Err(error)),
+        Method::Authenticate => answer::<wire::AuthenticateResponse>(method, Err(error)),
+        Method::SetVersionstampedKey => answer::<wire::SetVersionstampedKeyResponse>(method, Err(error)),
+        Method::SetVersionstampedValue => answer::<wire::SetVersionstampedValueResponse>(method, Err(error)),
+        Method::AddReadConflict => answer::<wire::AddReadConflictResponse>(method, Err(error)),
+        Method::AddReadConflictRange => answer::<wire::AddReadConflictRangeResponse>(method, Err(error)),
+        Method::SetReadVersion => answer::<wire::SetReadVersionResponse>(method, Err(error)),
+        Method::GetCommittedVersion => answer::<wire::GetCommittedVersionResponse>(method, Err(error)),
+        Method::SetFaultInjection => answer::<wire::FaultInjectionResponse>(method, Err(error)),
+        Method::GetClusterHealth => answer::<wire::GetClusterHealthResponse>(method, Err(error)),
+        Method::GetDatabaseStats => answer::<wire::GetDatabaseStatsResponse>(method, Err(error)),
+        Method::GetNodeInfo => answer::<wire::GetNodeInfoResponse>(method, Err(error)),
+        Method::PinSnapshot => answer::<wire::PinSnapshotResponse>(method, Err(error)),
+        Method::UnpinSnapshot => answer::<wire::UnpinSnapshotResponse>(method, Err(error)),
+    }
 }
 
 impl Response for wire::AtomicCommitResponse {

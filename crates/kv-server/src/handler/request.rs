@@ -5,6 +5,7 @@ use kv_api::thrift::generated as wire;
 use kv_api::{KeyRange, KeyRef, KeySelector};
 
 use crate::service_core::{CommitRequest, OperationRequest, RangeRequest};
+use crate::thrift_server::ThriftCall;
 
 /// The two requests for a range have the same fields, under other ids.
 macro_rules! range_requests {
@@ -34,6 +35,37 @@ range_requests!(GetRangeRequest, SnapshotGetRangeRequest);
 
 fn selector(selector: wire::KeySelector) -> KeySelector {
     KeySelector { key: selector.key.into(), or_equal: selector.or_equal, offset: selector.offset }
+}
+
+/// The token that a request carries for itself. One of zero length is that of a generated client
+/// that always sends the field.
+pub(super) fn token_of(call: &ThriftCall) -> Option<&str> {
+    let token = match call {
+        ThriftCall::Get(request) => &request.auth_token,
+        ThriftCall::SetKey(request) => &request.auth_token,
+        ThriftCall::GetReadVersion(request) => &request.auth_token,
+        ThriftCall::AtomicCommit(request) => &request.auth_token,
+        ThriftCall::SnapshotRead(request) => &request.auth_token,
+        ThriftCall::SnapshotGet(request) => &request.auth_token,
+        ThriftCall::SnapshotGetRange(request) => &request.auth_token,
+        ThriftCall::GetRange(request) => &request.auth_token,
+        ThriftCall::DeleteKey(request) => &request.auth_token,
+        ThriftCall::SetVersionstampedKey(request) => &request.auth_token,
+        ThriftCall::SetVersionstampedValue(request) => &request.auth_token,
+        ThriftCall::SetFaultInjection(request) => &request.auth_token,
+        ThriftCall::GetClusterHealth(request) => &request.auth_token,
+        ThriftCall::GetDatabaseStats(request) => &request.auth_token,
+        ThriftCall::GetNodeInfo(request) => &request.auth_token,
+        ThriftCall::PinSnapshot(request) => &request.auth_token,
+        ThriftCall::UnpinSnapshot(request) => &request.auth_token,
+        ThriftCall::Ping(_)
+        | ThriftCall::Authenticate(_)
+        | ThriftCall::AddReadConflict(_)
+        | ThriftCall::AddReadConflictRange(_)
+        | ThriftCall::SetReadVersion(_)
+        | ThriftCall::GetCommittedVersion(_) => &None,
+    };
+    token.as_deref().filter(|token| !token.is_empty())
 }
 
 /// Whether the client can read the binary fields that were added to the reply of a commit. Stock

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use rsml::core::RaiseError;
 use rsml::core::TransferError;
-use rsml::{ConsensusReplica, CopySent, DriverStatus, ReplicaId};
+use rsml::{ConsensusReplica, CopySent, DriverStatus, FeatureLevel, LevelRange, ReplicaId};
 
 use super::local_replicas::{LocalReplica, LocalReplicas};
 use super::problems;
@@ -18,6 +19,7 @@ use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
 use crate::mode::Mode;
 use crate::problems::Problem;
+use crate::upgrade::{FinalizeError, LevelView, ReplicaLevels, UpgradeControl};
 
 /// A peer that has sent nothing for this long counts as unreachable. Reports come several times a
 /// second.
@@ -70,6 +72,7 @@ impl ReplicatedCluster {
             digest: Some(AppliedDigest { sequence: status.digest_sequence.0, value: status.digest }),
             oldest_readable: Some(kept.oldest_readable),
             pending_clears: Some(kept.pending_clears),
+            levels: Some(levels(status.core.feature_level, status.core.levels)),
             uptime: Some(self.started.elapsed()),
             problem: problems::most_serious(problems::of_local(member.id, status)),
             copy: own_copy(status),
@@ -110,6 +113,7 @@ impl ReplicatedCluster {
             committed: Some(report.commit),
             applied: Some(report.applied),
             digest: Some(AppliedDigest { sequence: report.applied, value: report.digest }),
+            levels: Some(levels(report.level(), report.level_range())),
             copy: (report.is_copying && status.reachable).then(|| CopyProgress {
                 peer: report.copy_source.checked_sub(1),
                 bytes: report.copy_bytes,
@@ -138,6 +142,7 @@ impl ReplicatedCluster {
             digest: None,
             oldest_readable: None,
             pending_clears: None,
+            levels: None,
             uptime: None,
             problem: None,
             copy: None,
@@ -147,6 +152,10 @@ impl ReplicatedCluster {
             admin: shown(self.addresses.admin(), &member.admin),
         }
     }
+}
+
+fn levels(level: FeatureLevel, range: LevelRange) -> ReplicaLevels {
+    ReplicaLevels { feature_level: level.0, lowest_level: range.lowest.0, highest_level: range.highest.0 }
 }
 
 fn own_copy(status: &DriverStatus) -> Option<CopyProgress> {
@@ -256,6 +265,39 @@ impl FailoverControl for ReplicatedCluster {
         tracing::info!(from = old_primary, to = new_primary.0, took_ms, "failover done, as requested");
         let view = consensus.view().0;
         Ok(Failover { old_primary: *old_primary, new_primary: u32::from(new_primary.0), view, took })
+    }
+}
+
+#[async_trait]
+impl UpgradeControl for ReplicatedCluster {
+    fn level(&self) -> LevelView {
+        let replica = &self.reporter().consensus;
+        let next = replica.status().core.next_level;
+        LevelView { level: replica.feature_level().0, next: next.map(|level| level.0).map_err(|e| e.to_string()) }
+    }
+
+    async fn finalize(&self, to: Option<u32>, deadline: tokio::time::Instant) -> Result<u32, FinalizeError> {
+        let consensus = &self.reporter().consensus;
+        let before = consensus.feature_level();
+        match consensus.raise_feature_level(to.map(FeatureLevel), deadline.into_std()).await {
+            Ok(level) => {
+                if level > before {
+                    tracing::info!(from = before.0, to = level.0, "the feature level was raised, as requested");
+                }
+                Ok(level.0)
+            }
+            Err(RaiseError::NotPrimary { primary }) => match self.ask_the_primary(primary.map(|id| u32::from(id.0))) {
+                FailoverError::AskPrimary { primary, admin } => Err(FinalizeError::AskPrimary { primary, admin }),
+                _ => Err(FinalizeError::NoPrimary),
+            },
+            // Nothing is left to raise: that is what was asked for.
+            Err(RaiseError::AtHighest(level)) => Ok(level.0),
+            Err(error @ RaiseError::Lower { .. }) => Err(FinalizeError::Impossible(error.to_string())),
+            Err(error @ (RaiseError::TimedOut(_) | RaiseError::Stopped(_))) => {
+                Err(FinalizeError::TimedOut(error.to_string()))
+            }
+            Err(error) => Err(FinalizeError::NotNow(error.to_string())),
+        }
     }
 }
 

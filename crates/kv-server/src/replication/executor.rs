@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kv_api::{KvError, LoggedWrite, TimedWrite, encode_verdict};
+use kv_api::{KvError, LoggedWrite, TimedWrite, UnreadableWrite, encode_verdict};
 use kv_store::{PreparedBatch, StateBlob, TransactionalKvDatabase};
 use rsml::{CommittedValue, ExecutedBatch, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
+use super::level_record::check_level;
 use super::place::DatabasePlace;
 use super::snapshots::{Installed, ReplicaSnapshots, failed};
 use crate::router::{LocalReader, ReadSlots};
@@ -30,6 +31,7 @@ impl KvStoreExecutor {
     /// previous one was damaged.
     pub fn open(databases: Arc<dyn DatabasePlace>, slots: ReadSlots, generation: u64) -> Result<Self, ExecutionError> {
         let database = databases.clone().open(generation).map_err(failed)?;
+        check_level(&database).map_err(failed)?;
         let next = expected_by(&database).map_err(failed)?;
         let reader = LocalReader::new(database.clone(), slots);
         Ok(KvStoreExecutor { databases, database, reader, next, installed: Installed::default() })
@@ -45,16 +47,31 @@ fn expected_by(database: &TransactionalKvDatabase) -> Result<Sequence, KvError> 
     Ok(Sequence(database.state_blob()?.map_or(0, |(sequence, _)| sequence)).next())
 }
 
+/// The writes of all requests. One that the log must not hold at its feature level stops this
+/// replica: it is neither executed nor passed over.
 fn timed_writes(values: &[CommittedValue]) -> Result<Vec<TimedWrite>, ExecutionError> {
     let mut writes = Vec::with_capacity(values.iter().map(|value| value.requests.len()).sum());
     for value in values {
         for request in &value.requests {
-            let write = LoggedWrite::from_bytes(request.payload.clone());
-            let write = write.map_err(|error| ExecutionError::failed(error.to_string()))?;
+            let write = LoggedWrite::from_bytes(request.payload.clone()).map_err(unreadable)?;
+            let (needed, level) = (write.level(), value.feature_level.0);
+            if needed > level {
+                let sequence = value.sequence;
+                return Err(ExecutionError::too_new(format!(
+                    "entry {sequence} holds a write of feature level {needed}, and the cluster is at level {level}"
+                )));
+            }
             writes.push(TimedWrite { time_us: value.time_us, write });
         }
     }
     Ok(writes)
+}
+
+fn unreadable(error: UnreadableWrite) -> ExecutionError {
+    match error {
+        UnreadableWrite::Damaged(_) => ExecutionError::failed(error.to_string()),
+        UnreadableWrite::Unknown => ExecutionError::too_new(error.to_string()),
+    }
 }
 
 /// Values that the database has decided and not written yet.
@@ -85,7 +102,8 @@ impl ExecutionNotifier for KvStoreExecutor {
         values: &'e [CommittedValue],
     ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
         let writes = timed_writes(values)?;
-        let prepared = self.database.prepare(&writes).map_err(failed)?;
+        let level = values.last().map_or(self.database.level(), |value| value.feature_level.0);
+        let prepared = self.database.prepare_at(&writes, level).map_err(failed)?;
         let outcomes = prepared.verdicts().iter().map(encode_verdict).collect();
         Ok(Box::new(PreparedValues { prepared, outcomes, next: &mut self.next, reader: &self.reader }))
     }

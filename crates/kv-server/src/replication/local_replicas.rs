@@ -7,11 +7,11 @@ use std::time::Duration;
 use kv_store::{EngineKind, SharedResources};
 use rsml::core::CoreOptions;
 use rsml::transport::{
-    EventSink, FileError, InMemoryTransport, PeerTls, SharedMessageBus, TcpOptions, TcpTransport, TlsError, TlsFile,
-    Transport,
+    EventSink, FileError, InMemoryTransport, PeerTls, RenewalStatus, SharedMessageBus, TcpOptions, TcpTransport,
+    TlsError, TlsFile, Transport,
 };
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, Failure, FailureKind, Membership, ReplicaId, ReplicaOptions, StalledThread};
+use rsml::{ConsensusReplica, Failure, FailureKind, LevelRange, Membership, ReplicaId, ReplicaOptions, StalledThread};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
@@ -24,6 +24,7 @@ use crate::error::ServerError;
 use crate::manager::shared_resources;
 use crate::router::{LocalReader, ReadSlots};
 use crate::space::SpaceWatch;
+use crate::upgrade::{HIGHEST_LEVEL, LOWEST_LEVEL};
 
 /// How the replicas communicate.
 #[derive(Clone)]
@@ -43,6 +44,8 @@ pub struct LocalReplica {
     pub reader: LocalReader,
     /// Its part in consensus.
     pub consensus: Arc<ConsensusReplica>,
+    /// The state of the certificates that it shows its peers; `None` without TLS.
+    pub certificates: Option<Arc<RenewalStatus>>,
     databases: Arc<ReplicaDatabases>,
 }
 
@@ -216,6 +219,7 @@ impl Start<'_> {
         let reader = executor.reader().clone();
         let ready = recovered.with_database(executor).map_err(|error| failed(&error))?;
         let transport = connect(self.config, self.budget, self.network, self.runtime, membership, ready.sink())?;
+        let certificates = transport.certificates();
         let consensus = Arc::new(ready.start(transport));
         let failing = Arc::downgrade(&consensus);
         databases.on_damage(move |reason| {
@@ -224,7 +228,7 @@ impl Start<'_> {
                 consensus.fail(Failure { kind: FailureKind::Damaged, reason });
             }
         });
-        Ok(LocalReplica { id, reader, consensus, databases })
+        Ok(LocalReplica { id, reader, consensus, certificates, databases })
     }
 
     fn log(&self, id: u32) -> std::io::Result<WalStorage> {
@@ -305,12 +309,14 @@ pub fn check_certificates(config: &Config) -> Result<(), ServerError> {
 /// The locations of the certificates, after a check that they are usable.
 fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerError> {
     let names = config.names.iter().map(|(id, name)| (ReplicaId(*id as u8), name.clone())).collect();
-    let tls = PeerTls { names, ..PeerTls::new(&config.ca, &config.certificate, &config.key) };
+    let mut tls = PeerTls { names, ..PeerTls::new(&config.ca, &config.certificate, &config.key) };
+    tls.files.crl.clone_from(&config.crl);
     tls.check(me).map_err(|error| {
         let key = match &error {
             TlsError::File(FileError { file: TlsFile::Ca, .. }) => "replication.tls.ca",
             TlsError::File(FileError { file: TlsFile::Certificate, .. }) => "replication.tls.certificate",
             TlsError::File(FileError { file: TlsFile::Key, .. }) => "replication.tls.key",
+            TlsError::File(FileError { file: TlsFile::Crl, .. }) => "replication.tls.crl",
             TlsError::Name { .. } => "replication.replicas[].tls_name",
         };
         ServerError::Replication(format!("{key}: {error}"))
@@ -332,6 +338,8 @@ fn replica_options(
     core.election_max_us = replication.election_timeout_max_ms * 1000;
     core.retry_us = replication.retry_ms * 1000;
     core.lease_us = replication.lease_ms * 1000;
+    core.levels = LevelRange::new(LOWEST_LEVEL, HIGHEST_LEVEL);
+    core.raise_after_us = replication.auto_finalize.delay().map(|delay| delay.as_micros() as u64);
     core.max_batch_bytes = replication.max_batch_bytes;
     core.max_in_flight_values = replication.max_in_flight_values as u64;
     core.log_keep_bytes = replication.log_keep_mb << 20;

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use super::cluster::ReplicatedCluster;
 use super::database::ReplicatedKvDatabase;
 use super::local_replicas::{LocalReplica, LocalReplicas, Network};
+use super::policy::ReplicatedPolicy;
 use super::prometheus::ConsensusCollector;
 use super::router::ConsensusRouter;
 use crate::config::{Address, Config};
@@ -75,16 +76,22 @@ impl ReplicatedServerManager {
         let liveness = Arc::new(Liveness::default());
         let watched = local.clone();
         liveness.watch(move || watched.stalled());
+        let certificates =
+            local.replicas().iter().filter_map(|replica| Some((replica.id, replica.certificates.clone()?)));
+        let peer_certificates = certificates.collect();
         let back_end = BackEnd {
             router: router.clone(),
             cluster: cluster.clone(),
             replicas: cluster.clone(),
-            failover: cluster,
+            policy: Arc::new(ReplicatedPolicy::new(local.clone(), Duration::from_millis(config.auth.max_staleness_ms))),
+            failover: cluster.clone(),
+            upgrade: cluster,
             metrics,
             space: local.space().clone(),
             problems,
             liveness,
             addresses,
+            peer_certificates,
         };
         let front_end = FrontEnd::start(&config, budget, back_end).await?;
         if !local.has_remote_replicas() {

@@ -14,10 +14,12 @@ mod cluster;
 mod database;
 mod databases;
 mod executor;
+mod level_record;
 mod local_replicas;
 mod manager;
 mod members;
 mod place;
+mod policy;
 mod problems;
 mod prometheus;
 mod router;
@@ -33,4 +35,5 @@ pub use local_replicas::{LocalReplica, LocalReplicas, Network, check_certificate
 pub use manager::ReplicatedServerManager;
 pub use members::Members;
 pub use place::DatabasePlace;
+pub use policy::ReplicatedPolicy;
 pub use router::ConsensusRouter;

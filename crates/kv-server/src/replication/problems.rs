@@ -158,6 +158,9 @@ fn after(kind: FailureKind) -> &'static str {
         FailureKind::DivergedWithoutMajority => {
             "an operator must decide which database is right: see \"Replicas that disagree\" in docs/OPERATIONS.md"
         }
+        FailureKind::TooNew => {
+            "start a release that executes that feature level (see \"Upgrades\" in docs/OPERATIONS.md); the data is sound"
+        }
         FailureKind::Execution | FailureKind::Invariant => {
             "keep the server's log and report it; then start the server again"
         }

@@ -43,7 +43,13 @@ const COUNTERS: [Figure; 14] = [
     }),
 ];
 
-const GAUGES: [Figure; 13] = [
+const GAUGES: [Figure; 15] = [
+    ("synodkv_feature_level", "The feature level that the database has applied.", |s| {
+        u64::from(s.core.feature_level.0)
+    }),
+    ("synodkv_feature_level_highest", "The highest feature level that this program executes.", |s| {
+        u64::from(s.core.levels.highest.0)
+    }),
     ("synodkv_view", "The view promised.", |s| s.core.view.0),
     ("synodkv_is_primary", "1 on the primary.", |s| u64::from(s.core.role == "primary")),
     ("synodkv_is_catching_up", "1 while this replica receives a copy of another's database.", |s| {

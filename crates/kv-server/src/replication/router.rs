@@ -11,7 +11,7 @@ use kv_api::{KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt, decode_verdic
 use rsml::{DriverStatus, ReadError, RequestError};
 
 use super::local_replicas::{LocalReplica, LocalReplicas};
-use crate::router::{RequestContext, RequestRouter, WriteSettings};
+use crate::router::{RequestContext, RequestRouter, WriteSettings, authorized};
 
 /// Passes writes to consensus, and reads from a local database after it has obtained a read point.
 ///
@@ -81,7 +81,7 @@ impl ConsensusRouter {
     ) -> Result<KvOutcome, KvError> {
         let pinned = PinnedWrite::begin(self, context.connection_id);
         let replica = &self.local.replicas()[pinned.replica];
-        let payload = write(replica).to_bytes();
+        let payload = authorized(write(replica), context, &replica.reader.database())?.to_bytes();
         let started = Instant::now();
         let outcome = replica.consensus.execute_request_async(payload, context.deadline.into_std()).await;
         drop(pinned);
@@ -178,6 +178,7 @@ impl RequestRouter for ConsensusRouter {
                 self.write(write, context).await
             }
             KvOperation::ChangeFamily(change) => self.write(|_| self.settings.family(change), context).await,
+            KvOperation::ChangeAccess(change) => self.write(|_| self.settings.access(change), context).await,
             KvOperation::ClockTick => self.write(|_| self.settings.clock_tick(), context).await,
             KvOperation::ReadVersion => self.read(operation, ReadAt::Linearizable, context).await,
             KvOperation::Get { at, .. } | KvOperation::GetRange { at, .. } => self.read(operation, at, context).await,

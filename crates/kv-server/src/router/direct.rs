@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kv_api::{KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt};
 use kv_store::TransactionalKvDatabase;
 
-use super::{LocalReader, RequestContext, RequestRouter, WriteSettings};
+use super::{LocalReader, RequestContext, RequestRouter, WriteSettings, authorized};
 use crate::space::SpaceWatch;
 
 /// Runs operations on a local database. Everything that the database has applied is durable, and
@@ -30,6 +30,7 @@ impl DirectRouter {
     }
 
     async fn write(&self, write: LoggedWrite, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let write = authorized(write, context, &self.database)?;
         if !self.space.admit(write.size_bytes()) {
             return Err(KvError::StorageFull(self.space.refusal()));
         }
@@ -52,6 +53,7 @@ impl RequestRouter for DirectRouter {
                 self.write(self.settings.commit(commit, &self.database), context).await
             }
             KvOperation::ChangeFamily(change) => self.write(self.settings.family(change), context).await,
+            KvOperation::ChangeAccess(change) => self.write(self.settings.access(change), context).await,
             KvOperation::ClockTick => self.write(self.settings.clock_tick(), context).await,
             KvOperation::Get { at: ReadAt::Version(version), .. }
             | KvOperation::GetRange { at: ReadAt::Version(version), .. } => {

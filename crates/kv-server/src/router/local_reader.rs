@@ -139,7 +139,10 @@ impl LocalReader {
                 self.read_range(database, query, version, deadline).await.map(KvOutcome::Rows)
             }
             KvOperation::ReadVersion => Ok(KvOutcome::ReadVersion(version)),
-            KvOperation::AtomicCommit(_) | KvOperation::ChangeFamily(_) | KvOperation::ClockTick => {
+            KvOperation::AtomicCommit(_)
+            | KvOperation::ChangeFamily(_)
+            | KvOperation::ChangeAccess(_)
+            | KvOperation::ClockTick => {
                 Err(KvError::InvalidOperation("a write is not a read: it must be routed".to_string()))
             }
         }

@@ -19,20 +19,30 @@ use kv_api::{KvError, KvOperation, KvOutcome};
 pub use local_reader::{LocalReader, ReadSlots};
 use tokio::time::Instant;
 pub use write_settings::WriteSettings;
+pub(crate) use write_settings::authorized;
+
+use crate::access::Caller;
 
 /// The facts about a request that its operation needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RequestContext {
     /// When the caller stops waiting. The router answers before this.
     pub deadline: Instant,
     /// The connection of the request; 0 for internal callers.
     pub connection_id: u64,
+    /// On whose behalf the request is made. It was checked before the operation got here.
+    pub caller: Caller,
 }
 
 impl RequestContext {
-    /// For callers inside the server.
+    /// For callers inside the server, on its own behalf.
     pub fn internal(deadline: Instant) -> Self {
-        RequestContext { deadline, connection_id: 0 }
+        RequestContext::of(Caller::server(), deadline)
+    }
+
+    /// For requests without a Thrift connection.
+    pub fn of(caller: Caller, deadline: Instant) -> Self {
+        RequestContext { deadline, connection_id: 0, caller }
     }
 }
 

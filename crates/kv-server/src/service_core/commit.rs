@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_api::{AtomicCommit, CommitResult, KeyRange, KeyRef, KvError, MAX_IDEMPOTENCY_ID_BYTES, Mutation, MutationKind};
+use kv_api::{
+    AtomicCommit, CommitResult, KeyRange, KeyRef, KvError, KvOperation, MAX_IDEMPOTENCY_ID_BYTES, Mutation,
+    MutationKind,
+};
 use kv_store::STAMP_BYTES;
 use tokio::time::Instant;
 
@@ -79,6 +82,7 @@ impl KvServiceCore {
         let read_version = request.read_version;
         let commit = self.validated(request)?;
         if commit.mutations.is_empty() {
+            self.check(&KvOperation::AtomicCommit(commit), &context)?;
             // Nothing to decide: all its reads were at one consistent version.
             return Ok(Committed { version: read_version, result: None });
         }
@@ -205,7 +209,7 @@ impl KvServiceCore {
 fn with_timeout(context: &RequestContext, timeout_seconds: Option<i64>) -> RequestContext {
     let seconds = timeout_seconds.filter(|seconds| *seconds > 0).unwrap_or(MAX_TIMEOUT_SECONDS);
     let patience = Duration::from_secs(seconds.min(MAX_TIMEOUT_SECONDS) as u64);
-    RequestContext { deadline: context.deadline.min(Instant::now() + patience), ..*context }
+    RequestContext { deadline: context.deadline.min(Instant::now() + patience), ..context.clone() }
 }
 
 fn is_stamped(kind: MutationKind) -> bool {

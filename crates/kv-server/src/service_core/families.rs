@@ -84,7 +84,7 @@ impl KvServiceCore {
         match self.route(KvOperation::ChangeFamily(change), context).await {
             Ok(KvOutcome::Committed(result)) => Ok(result),
             Ok(other) => Err(mismatch("the result of a change of families", &other)),
-            Err(error) => Err(self.with_families(error)),
+            Err(error) => Err(self.with_families(error, context)),
         }
     }
 }

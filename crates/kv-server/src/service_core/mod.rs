@@ -5,6 +5,7 @@
 //! admin interface or from a test, and failures are [`KvError`]s. Nothing waits before a write has
 //! been routed (see [`crate::router`]).
 
+mod access;
 mod cluster_info;
 mod commit;
 mod families;
@@ -25,6 +26,7 @@ use kv_api::{
 use kv_store::{STAMP_BYTES, key_codec::MAX_FAMILY_BYTES};
 pub use range::RangeRequest;
 
+use crate::access::{Gate, check_needs};
 use crate::cluster::{ClusterView, LocalDatabases};
 use crate::fault_injection::{FaultInjector, FaultRequest};
 use crate::metrics::ServerMetrics;
@@ -48,6 +50,8 @@ pub struct CoreParts {
     pub column_families: Vec<String>,
     /// Longest time that a version may be pinned.
     pub max_pin: Duration,
+    /// Decides which requests are served.
+    pub gate: Arc<Gate>,
 }
 
 /// The service behind all interfaces.
@@ -64,6 +68,11 @@ impl KvServiceCore {
     /// The limits of requests.
     pub fn limits(&self) -> &Limits {
         &self.parts.limits
+    }
+
+    /// Decides which requests are served.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.parts.gate
     }
 
     /// The databases of this process.
@@ -112,7 +121,7 @@ impl KvServiceCore {
         match self.route(KvOperation::Get { key, at }, context).await {
             Ok(KvOutcome::Value(value)) => Ok(value),
             Ok(other) => Err(mismatch("a value", &other)),
-            Err(error) => self.nothing_yet(error),
+            Err(error) => self.nothing_yet(error, context),
         }
     }
 
@@ -155,7 +164,7 @@ impl KvServiceCore {
         match self.route(KvOperation::GetRange { query, at }, context).await {
             Ok(KvOutcome::Rows(rows)) => Ok(rows),
             Ok(other) => Err(mismatch("rows", &other)),
-            Err(error) => self.nothing_yet(error),
+            Err(error) => self.nothing_yet(error, context),
         }
     }
 
@@ -252,35 +261,55 @@ impl KvServiceCore {
         match self.route(KvOperation::AtomicCommit(commit), context).await {
             Ok(KvOutcome::Committed(result)) => Ok(result),
             Ok(other) => Err(mismatch("a commit result", &other)),
-            Err(error) => Err(self.with_families(error)),
+            Err(error) => Err(self.with_families(error, context)),
         }
     }
 
     /// The result of a read in a family that does not exist: nothing, if the first write would
     /// create the family.
-    fn nothing_yet<T: Default>(&self, error: KvError) -> Result<T, KvError> {
+    fn nothing_yet<T: Default>(&self, error: KvError, context: &RequestContext) -> Result<T, KvError> {
         match error {
             KvError::UnknownColumnFamily { name, .. } if self.parts.column_families.contains(&name) => Ok(T::default()),
-            error => Err(self.with_families(error)),
+            error => Err(self.with_families(error, context)),
         }
     }
 
-    /// Adds the existing families to an error about an unknown one. Replicas do not agree on that
-    /// list, so their verdict lacks it.
-    fn with_families(&self, error: KvError) -> KvError {
+    /// Adds the existing families to an error about an unknown one, if the caller may know them.
+    /// Replicas do not agree on that list, so their verdict lacks it.
+    fn with_families(&self, error: KvError, context: &RequestContext) -> KvError {
         match error {
-            KvError::UnknownColumnFamily { name, .. } => {
+            KvError::UnknownColumnFamily { name, .. } if context.caller.sees_all_families() => {
                 KvError::UnknownColumnFamily { name, existing: self.column_families() }
             }
             error => error,
         }
     }
 
+    /// The only way to the router: whatever is not allowed ends here.
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let allowed = self.check(&operation, context);
+        let audit = self.parts.gate.audit();
+        let recording = audit.and_then(|audit| audit.begin(&operation, &context.caller, allowed.is_err()));
+        let outcome = match allowed {
+            Ok(()) => self.pass_on(operation, context).await,
+            Err(denial) => Err(denial),
+        };
+        if let Some(recording) = recording {
+            recording.end_with(&outcome).await;
+        }
+        outcome
+    }
+
+    async fn pass_on(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
         if tokio::time::Instant::now() >= context.deadline {
             return Err(KvError::Timeout("the deadline passed before the request was passed on".to_string()));
         }
         self.parts.router.route(operation, context).await
+    }
+
+    /// Refuses an operation that the caller may not make.
+    fn check(&self, operation: &KvOperation, context: &RequestContext) -> Result<(), KvError> {
+        check_needs(operation, &mut |need| context.caller.check(need))
     }
 
     fn key(&self, key: Bytes) -> Result<Bytes, KvError> {
@@ -304,8 +333,7 @@ impl KvServiceCore {
             None => Ok(String::new()),
             Some(name) if name.is_empty() || name == DEFAULT_COLUMN_FAMILY => Ok(String::new()),
             Some(name) if name.len() > MAX_FAMILY_BYTES => {
-                let existing = self.column_families();
-                Err(KvError::UnknownColumnFamily { name, existing })
+                Err(KvError::UnknownColumnFamily { name, existing: Vec::new() })
             }
             Some(name) => Ok(name),
         }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
+use kv_api::KvError;
+use kv_api::access::Policy;
 
+use crate::access::PolicySource;
 use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases, ReplicaStatus, Role};
 use crate::failover::{Failover, FailoverControl, FailoverError};
 use crate::front_end::ListenAddresses;
@@ -14,6 +17,7 @@ use crate::mode::Mode;
 use crate::problems::Problem;
 use crate::router::LocalReader;
 use crate::space::SpaceWatch;
+use crate::upgrade::{FinalizeError, HIGHEST_LEVEL, LOWEST_LEVEL, LevelView, ReplicaLevels, UpgradeControl};
 
 /// The replica id that a standalone server reports.
 const STANDALONE_ID: u32 = 0;
@@ -51,6 +55,11 @@ impl StandaloneCluster {
         Some(problem.of_replica(STANDALONE_ID))
     }
 
+    fn levels(&self) -> ReplicaLevels {
+        let feature_level = self.reader.database().level();
+        ReplicaLevels { feature_level, lowest_level: LOWEST_LEVEL, highest_level: HIGHEST_LEVEL }
+    }
+
     /// Why this process cannot do its work any more; `None` while it can.
     pub fn failure(&self) -> Option<String> {
         let database = self.reader.database();
@@ -85,6 +94,7 @@ impl ClusterView for StandaloneCluster {
                 digest: None,
                 oldest_readable: Some(kept.oldest_readable),
                 pending_clears: Some(kept.pending_clears),
+                levels: Some(self.levels()),
                 uptime: Some(self.started.elapsed()),
                 problem: self.problem(),
                 copy: None,
@@ -101,6 +111,42 @@ impl ClusterView for StandaloneCluster {
 impl FailoverControl for StandaloneCluster {
     async fn fail_over(&self, _: Option<u32>, _: tokio::time::Instant) -> Result<Failover, FailoverError> {
         Err(FailoverError::Impossible("this server is standalone: there is no other replica that could lead".into()))
+    }
+}
+
+impl PolicySource for StandaloneCluster {
+    fn enabled_revision(&self) -> u64 {
+        self.reader.database().enabled_revision()
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        self.reader.database().policy()
+    }
+
+    /// Nobody else changes it.
+    fn check_fresh(&self) -> Result<(), KvError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl UpgradeControl for StandaloneCluster {
+    fn level(&self) -> LevelView {
+        let level = self.levels().feature_level;
+        let at_highest = || format!("the feature level is {level}, the highest that this program executes");
+        let next = (level < HIGHEST_LEVEL).then_some(HIGHEST_LEVEL).ok_or_else(at_highest);
+        LevelView { level, next }
+    }
+
+    async fn finalize(&self, to: Option<u32>, _: tokio::time::Instant) -> Result<u32, FinalizeError> {
+        let database = self.reader.database();
+        let to = to.unwrap_or(HIGHEST_LEVEL);
+        match tokio::task::spawn_blocking(move || database.raise_level(to)).await {
+            Ok(Ok(level)) => Ok(level),
+            Ok(Err(KvError::InvalidOperation(reason))) => Err(FinalizeError::Impossible(reason)),
+            Ok(Err(error)) => Err(FinalizeError::NotNow(error.to_string())),
+            Err(panic) => Err(FinalizeError::TimedOut(format!("raising the feature level failed: {panic}"))),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::ports;
 use crate::problems::Problems;
 use crate::router::{DirectRouter, LocalReader, ReadSlots, WriteSettings};
 use crate::space::SpaceWatch;
+use crate::upgrade::HIGHEST_LEVEL;
 
 /// One database, no consensus.
 pub struct StandaloneServerManager {
@@ -85,12 +86,15 @@ impl ServerManager for StandaloneServerManager {
             router: Arc::new(DirectRouter::new(database.clone(), reader, WriteSettings::new(&config), space.clone())),
             cluster: standalone.clone(),
             replicas: standalone.clone(),
-            failover: standalone,
+            policy: standalone.clone(),
+            failover: standalone.clone(),
+            upgrade: standalone,
             metrics: ServerMetrics::new(),
             space: space.clone(),
             problems,
             liveness,
             addresses,
+            peer_certificates: Vec::new(),
         };
         let front_end = FrontEnd::start(&config, budget, back_end).await?;
         tracing::info!(
@@ -164,5 +168,11 @@ fn open_database(
         make_directory(path)?;
     }
     let engine = open_engine(config.storage.engine, path, Durability::EveryWrite, resources).map_err(failed)?;
-    TransactionalKvDatabase::open(engine, StoreOptions::standalone().with_share(resources)).map_err(failed)
+    let database =
+        TransactionalKvDatabase::open(engine, StoreOptions::standalone().with_share(resources)).map_err(failed)?;
+    if database.is_unwritten() {
+        // No earlier release has written here, so there is none to go back to.
+        database.raise_level(HIGHEST_LEVEL).map_err(failed)?;
+    }
+    Ok(database)
 }

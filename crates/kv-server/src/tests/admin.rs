@@ -76,7 +76,7 @@ async fn the_retention_of_old_versions_is_shown() {
     let request = commits::commit(0, vec![commits::operation("set", b"k", Some(b"v")), clear]);
     let request = wire::AtomicCommitRequest { idempotency_id: Some(b"once".to_vec()), ..request };
     assert!(client.call(request).await.success);
-    assert!(client.call(wire::PinSnapshotRequest { read_version: 1, ttl_ms: None }).await.success);
+    assert!(client.call(wire::PinSnapshotRequest { read_version: 1, ttl_ms: None, auth_token: None }).await.success);
     let (_, status) = fetch_json(server.url("/status")).await;
     let replica = &status["replicas"][0];
     assert_eq!((&replica["oldest_readable"], &replica["pending_clears"]), (&1.into(), &1.into()));

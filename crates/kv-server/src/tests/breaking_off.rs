@@ -15,7 +15,8 @@ const WRITES: u32 = 12;
 fn writes(round: u32) -> Vec<Vec<u8>> {
     let write = |number: u32| {
         let prefix = format!("{round:04} {number:02} ");
-        let call = wire::SetVersionstampedKeyRequest::new([prefix.as_bytes(), &[0; 10]].concat(), vec![1], None).into();
+        let call =
+            wire::SetVersionstampedKeyRequest::new([prefix.as_bytes(), &[0; 10]].concat(), vec![1], None, None).into();
         let mut bytes = Vec::new();
         codec::encode_call(&mut bytes, codec::Encoding::default(), number as i32, &call);
         bytes

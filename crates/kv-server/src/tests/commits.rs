@@ -13,6 +13,7 @@ pub fn commit(read_version: i64, operations: Vec<wire::Operation>) -> wire::Atom
         finished_idempotency_ids: None,
         read_conflicts: None,
         include_details: None,
+        auth_token: None,
     }
 }
 
@@ -57,18 +58,18 @@ async fn all_operations_of_a_commit_happen_at_one_version() {
 async fn an_empty_commit_succeeds_at_its_read_version_and_writes_nothing() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    let before = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let before = client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     let request = wire::AtomicCommitRequest { read_conflict_keys: vec![b"k".to_vec()], ..commit(before, Vec::new()) };
     let reply = client.call(request).await;
     assert_eq!((reply.success, reply.committed_version), (true, Some(before)));
-    assert_eq!(client.call(wire::GetReadVersionRequest {}).await.read_version, before);
+    assert_eq!(client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version, before);
 }
 
 #[tokio::test]
 async fn of_two_commits_that_read_what_the_other_writes_one_wins() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let version = client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     let request = |value: &[u8]| wire::AtomicCommitRequest {
         read_conflict_keys: vec![b"k".to_vec()],
         ..commit(version, vec![put(b"k", value)])
@@ -84,7 +85,7 @@ async fn of_two_commits_that_read_what_the_other_writes_one_wins() {
 async fn a_conflict_in_a_range_or_a_family_is_found() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let version = client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     client.call(set(b"m", b"x")).await;
     let range = |begin: &[u8], end: &[u8]| {
         let range = wire::KeyRange { begin_key: begin.to_vec(), end_key: end.to_vec(), column_family: None };
@@ -182,7 +183,7 @@ async fn stamps_count_up_within_a_commit_and_carry_its_version() {
 async fn a_client_that_does_not_know_the_added_binary_fields_does_not_get_them() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let version = client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     let stamped = operation("SET_VERSIONSTAMPED_KEY", &[0; 10], Some(b"v"));
     let old = commit(version, vec![stamped, operation("SET_VERSIONSTAMPED_VALUE", b"k", Some(&[0; 10]))]);
     let reply = client.call(old.clone()).await;

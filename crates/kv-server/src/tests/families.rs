@@ -44,7 +44,7 @@ async fn a_family_can_be_used_from_its_creation_until_it_is_dropped() {
     assert!(get_in(&mut client, "orders", b"k").await.found);
     assert!(!client.call(get(b"k")).await.found, "families are apart");
 
-    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let version = client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     let (status, dropped) = ask(&server, Method::DELETE, "/column-families/orders").await;
     assert_eq!((status, &dropped["exists"]), (200, &false.into()));
     assert_eq!(dropped["version"].as_i64(), Some(version + 1), "it takes a version, like every change of rows");

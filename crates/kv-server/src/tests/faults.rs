@@ -19,6 +19,7 @@ fn fault(code: &str, target: Option<&str>) -> wire::FaultInjectionRequest {
         probability: Some(OrderedFloat(1.0)),
         duration_ms: None,
         target_operation: target.map(str::to_string),
+        auth_token: None,
     }
 }
 
@@ -29,7 +30,7 @@ fn cleared(code: &str) -> wire::FaultInjectionRequest {
 /// The error codes of a read version, a value, a range and a write.
 async fn codes(client: &mut Client) -> [Option<String>; 4] {
     [
-        client.call(wire::GetReadVersionRequest {}).await.error_code,
+        client.call(wire::GetReadVersionRequest { auth_token: None }).await.error_code,
         client.call(get(b"k")).await.error_code,
         client.call(everything()).await.error_code,
         client.call(set(b"k", b"v")).await.error_code,
@@ -56,14 +57,19 @@ async fn a_fault_strikes_its_target_and_nothing_else() {
 #[tokio::test]
 async fn reads_of_the_past_and_every_kind_of_write_are_struck() {
     let (_server, mut client) = server().await;
-    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let version = client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     assert!(client.call(fault("MY_FAULT", None)).await.success);
     let struck = Some("MY_FAULT");
     assert_eq!(client.call(snapshot_get(b"k", version)).await.error_code.as_deref(), struck);
     let range = client.call(ranges::snapshot(everything(), version)).await;
     assert_eq!((range.success, range.error_code.as_deref()), (false, struck));
     assert_eq!(client.call(delete(b"k")).await.error_code.as_deref(), struck);
-    let stamped = wire::SetVersionstampedKeyRequest { key_prefix: vec![0; 10], value: vec![], column_family: None };
+    let stamped = wire::SetVersionstampedKeyRequest {
+        key_prefix: vec![0; 10],
+        value: vec![],
+        column_family: None,
+        auth_token: None,
+    };
     assert_eq!(client.call(stamped).await.error_code.as_deref(), struck);
     let committed = client.call(commit(0, vec![operation("set", b"k", Some(b"v"))])).await;
     assert_eq!((committed.success, committed.error_code.as_deref()), (false, struck));

@@ -79,14 +79,15 @@ async fn a_snapshot_does_not_see_later_commits() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     client.call(set(b"k", b"old")).await;
-    let version = client.call(wire::GetReadVersionRequest {}).await;
+    let version = client.call(wire::GetReadVersionRequest { auth_token: None }).await;
     assert!(version.success && version.read_version >= 2, "{version:?}");
     let version = version.read_version;
     client.call(set(b"k", b"new")).await;
     client.call(set(b"later", b"x")).await;
     assert_eq!(client.call(snapshot_get(b"k", version)).await.value, b"old");
     assert!(!client.call(snapshot_get(b"later", version)).await.found);
-    let request = wire::SnapshotReadRequest { key: b"k".to_vec(), read_version: version, column_family: None };
+    let request =
+        wire::SnapshotReadRequest { key: b"k".to_vec(), read_version: version, column_family: None, auth_token: None };
     assert_eq!(client.call(request).await.value, b"old");
     assert_eq!(client.call(get(b"k")).await.value, b"new");
 }
@@ -160,8 +161,12 @@ async fn the_versionstamped_calls_stamp_a_zero_tail_and_keep_any_other() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     let zero_tail = [b"log/".as_slice(), &[0; 10]].concat();
-    let request =
-        wire::SetVersionstampedKeyRequest { key_prefix: zero_tail.clone(), value: b"v".to_vec(), column_family: None };
+    let request = wire::SetVersionstampedKeyRequest {
+        key_prefix: zero_tail.clone(),
+        value: b"v".to_vec(),
+        column_family: None,
+        auth_token: None,
+    };
     let reply = client.call(request).await;
     assert!(reply.success, "{reply:?}");
     assert!(reply.generated_key.starts_with(b"log/") && reply.generated_key != zero_tail);
@@ -171,6 +176,7 @@ async fn the_versionstamped_calls_stamp_a_zero_tail_and_keep_any_other() {
         key: b"k".to_vec(),
         value_prefix: b"0123456789x".to_vec(),
         column_family: None,
+        auth_token: None,
     };
     let reply = client.call(request).await;
     assert_eq!((reply.success, reply.generated_value), (true, b"0123456789x".to_vec()));
@@ -179,6 +185,7 @@ async fn the_versionstamped_calls_stamp_a_zero_tail_and_keep_any_other() {
         key: b"k".to_vec(),
         value_prefix: b"short".to_vec(),
         column_family: None,
+        auth_token: None,
     };
     let reply = client.call(request).await;
     assert_eq!((reply.success, reply.error_code.as_deref()), (false, Some("INVALID_OPERATION")));
@@ -191,6 +198,7 @@ async fn fault_injection_is_refused_unless_allowed() {
         probability: Some(OrderedFloat(1.0)),
         duration_ms: None,
         target_operation: Some("commit".to_string()),
+        auth_token: None,
     };
     let server = TestServer::start().await;
     let mut client = server.client().await;
@@ -275,25 +283,41 @@ async fn details_of_the_database_always_have_a_cache_hit_rate() {
     }
 }
 
-#[tokio::test]
-async fn every_method_answers_with_its_own_reply() {
-    let server = TestServer::start().await;
-    let mut client = server.client().await;
+/// A token in form only: a server that checks nothing accepts it.
+fn kv_token() -> String {
+    crate::access::token_text(7, &[7; 32])
+}
+
+/// One call of each method.
+pub(super) fn every_call() -> Vec<ThriftCall> {
     let range = everything();
     let key = || b"k".to_vec();
-    let calls: Vec<ThriftCall> = vec![
+    vec![
         get(b"k").into(),
         set(b"k", b"v").into(),
-        wire::GetReadVersionRequest {}.into(),
+        wire::GetReadVersionRequest { auth_token: None }.into(),
         commits::commit(1, Vec::new()).into(),
-        wire::SnapshotReadRequest { key: key(), read_version: 1, column_family: None }.into(),
+        wire::SnapshotReadRequest { key: key(), read_version: 1, column_family: None, auth_token: None }.into(),
         snapshot_get(b"k", 1).into(),
         ranges::snapshot(range.clone(), 1).into(),
         range.into(),
         delete(b"k").into(),
         wire::PingRequest { message: None, timestamp: None }.into(),
-        wire::SetVersionstampedKeyRequest { key_prefix: vec![0; 10], value: key(), column_family: None }.into(),
-        wire::SetVersionstampedValueRequest { key: key(), value_prefix: vec![0; 10], column_family: None }.into(),
+        wire::AuthenticateRequest { token: kv_token() }.into(),
+        wire::SetVersionstampedKeyRequest {
+            key_prefix: vec![0; 10],
+            value: key(),
+            column_family: None,
+            auth_token: None,
+        }
+        .into(),
+        wire::SetVersionstampedValueRequest {
+            key: key(),
+            value_prefix: vec![0; 10],
+            column_family: None,
+            auth_token: None,
+        }
+        .into(),
         wire::AddReadConflictRequest { key: key(), column_family: None }.into(),
         wire::AddReadConflictRangeRequest { start_key: key(), end_key: key(), column_family: None }.into(),
         wire::SetReadVersionRequest { version: 1 }.into(),
@@ -303,14 +327,22 @@ async fn every_method_answers_with_its_own_reply() {
             probability: None,
             duration_ms: None,
             target_operation: None,
+            auth_token: None,
         }
         .into(),
         wire::GetClusterHealthRequest { auth_token: None }.into(),
         wire::GetDatabaseStatsRequest { auth_token: None, include_detailed_stats: None }.into(),
         wire::GetNodeInfoRequest { auth_token: None, node_id: None }.into(),
-        wire::PinSnapshotRequest { read_version: 1, ttl_ms: None }.into(),
-        wire::UnpinSnapshotRequest { read_version: 1 }.into(),
-    ];
+        wire::PinSnapshotRequest { read_version: 1, ttl_ms: None, auth_token: None }.into(),
+        wire::UnpinSnapshotRequest { read_version: 1, auth_token: None }.into(),
+    ]
+}
+
+#[tokio::test]
+async fn every_method_answers_with_its_own_reply() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let calls = every_call();
     let asked: Vec<Method> = calls.iter().map(ThriftCall::method).collect();
     assert!(Method::ALL.iter().all(|method| asked.contains(method)), "a method is missing here");
     let replies = client.call_all(calls).await;

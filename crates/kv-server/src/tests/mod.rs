@@ -1,6 +1,7 @@
 //! Tests of the standalone server with the memory engine through real sockets: the handler, the
 //! core and the router together, as clients see them.
 
+mod access;
 mod admin;
 mod breaking_off;
 mod client;
@@ -63,19 +64,19 @@ fn memory_config(folder: &std::path::Path) -> Config {
 }
 
 fn set(key: &[u8], value: &[u8]) -> wire::SetRequest {
-    wire::SetRequest { key: key.to_vec(), value: value.to_vec(), column_family: None }
+    wire::SetRequest { key: key.to_vec(), value: value.to_vec(), column_family: None, auth_token: None }
 }
 
 fn get(key: &[u8]) -> wire::GetRequest {
-    wire::GetRequest { key: key.to_vec(), column_family: None, consistency: None }
+    wire::GetRequest { key: key.to_vec(), column_family: None, consistency: None, auth_token: None }
 }
 
 fn delete(key: &[u8]) -> wire::DeleteRequest {
-    wire::DeleteRequest { key: key.to_vec(), column_family: None }
+    wire::DeleteRequest { key: key.to_vec(), column_family: None, auth_token: None }
 }
 
 fn snapshot_get(key: &[u8], read_version: i64) -> wire::SnapshotGetRequest {
-    wire::SnapshotGetRequest { key: key.to_vec(), read_version, column_family: None }
+    wire::SnapshotGetRequest { key: key.to_vec(), read_version, column_family: None, auth_token: None }
 }
 
 /// A range request without any field: all rows, with all defaults.
@@ -94,5 +95,6 @@ fn everything() -> wire::GetRangeRequest {
         begin_selector: None,
         end_selector: None,
         consistency: None,
+        auth_token: None,
     }
 }

@@ -12,15 +12,15 @@ async fn forgetful() -> (TestServer, Client) {
 }
 
 async fn pin(client: &mut Client, read_version: i64, ttl_ms: Option<i64>) -> wire::PinSnapshotResponse {
-    client.call(wire::PinSnapshotRequest { read_version, ttl_ms }).await
+    client.call(wire::PinSnapshotRequest { read_version, ttl_ms, auth_token: None }).await
 }
 
 async fn unpin(client: &mut Client, read_version: i64) -> wire::UnpinSnapshotResponse {
-    client.call(wire::UnpinSnapshotRequest { read_version }).await
+    client.call(wire::UnpinSnapshotRequest { read_version, auth_token: None }).await
 }
 
 async fn read_version(client: &mut Client) -> i64 {
-    client.call(wire::GetReadVersionRequest {}).await.read_version
+    client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version
 }
 
 /// Writes until the version has left the window, because only writes advance replicated time.
@@ -132,7 +132,11 @@ async fn invalid_pins_are_refused_with_what_is_allowed() {
 #[tokio::test]
 async fn pins_are_bounded() {
     let (server, mut client) = forgetful().await;
-    let calls = |count| (0..count).map(|_| wire::PinSnapshotRequest { read_version: 1, ttl_ms: None }.into()).collect();
+    let calls = |count| {
+        (0..count)
+            .map(|_| wire::PinSnapshotRequest { read_version: 1, ttl_ms: None, auth_token: None }.into())
+            .collect()
+    };
     client.call_all(calls(kv_store::MAX_PINS)).await;
     assert_eq!(server.manager.database().pins(), kv_store::MAX_PINS as u64);
     let reply = pin(&mut client, 1, None).await;

@@ -19,6 +19,7 @@ pub fn snapshot(range: wire::GetRangeRequest, read_version: i64) -> wire::Snapsh
         target_bytes: range.target_bytes,
         begin_selector: range.begin_selector,
         end_selector: range.end_selector,
+        auth_token: None,
     }
 }
 
@@ -111,7 +112,7 @@ async fn a_range_stops_at_1000_rows_when_no_limit_is_given() {
 #[tokio::test]
 async fn a_snapshot_range_sees_its_version() {
     let (_server, mut client) = five_keys().await;
-    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let version = client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     client.call(delete(b"b")).await;
     client.call(set(b"c", b"new")).await;
     client.call(set(b"f", b"new")).await;
@@ -147,7 +148,7 @@ async fn a_range_too_long_for_a_frame_is_refused_in_the_reply() {
     for key in 0..200u8 {
         assert!(client.call(set(&[key], &[7; 100_000])).await.success);
     }
-    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let version = client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     client.encoding = Encoding { protocol: Protocol::Binary, framed: true };
     let reply = client.call(everything()).await;
     assert_eq!((reply.success, reply.error_code.as_deref()), (false, Some("RESULT_TOO_LARGE")));

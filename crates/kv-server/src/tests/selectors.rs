@@ -63,7 +63,7 @@ async fn a_selector_stands_for_the_fields_of_its_end() {
 #[tokio::test]
 async fn selectors_are_resolved_at_the_version_of_the_read() {
     let (_server, mut client) = five_keys().await;
-    let before = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let before = client.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     client.call(delete(b"b")).await;
     let clear = wire::Operation {
         type_: "clear_range".into(),

@@ -14,6 +14,7 @@ use super::counters::add;
 use super::memory_budget::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES, Waiting, room_of_request, wait};
 use super::pipeline::{Again, Origin, Pipeline, Start};
 use super::shared::Shared;
+use super::stranger::{self, Stranger};
 use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftCall, ThriftException};
 use crate::accepting::{ByteStream, Idleness, Incoming};
 use crate::byte_budget::Reserved;
@@ -69,7 +70,7 @@ pub(super) async fn serve<S: ByteStream>(shared: &Shared, context: &ConnectionCo
 
 /// Discards what the client still sends, for a while. Closing a socket with unread input resets it,
 /// and the client might never see the last replies, or the exception that explains the end.
-async fn linger(mut stream: impl ByteStream) {
+pub(super) async fn linger(mut stream: impl ByteStream) {
     let throw_away = async {
         let _ = stream.shutdown().await;
         let mut waste = [0; 4096];
@@ -120,9 +121,11 @@ struct Connection<'a, S> {
     input_waiting: Option<Waiting>,
     /// Whether the last read filled the buffer.
     was_filled: bool,
-    /// Replies; those before `written` have been sent.
+    /// Replies; those before `written` have been given to the stream.
     output: Vec<u8>,
     written: usize,
+    /// Whether the stream has passed on everything that it was given. Plain TCP always has.
+    is_flushed: bool,
     pipeline: Pipeline<'a>,
     next: Option<Next>,
     /// The reservation for small replies that are being made, held or unsent.
@@ -146,6 +149,7 @@ struct Connection<'a, S> {
     /// Fires at the next timeout or before it, because it is not reset for every message.
     timer: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    stranger: Stranger,
 }
 
 impl<'a, S: ByteStream> Connection<'a, S> {
@@ -173,6 +177,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             was_filled: false,
             output: Vec::new(),
             written: 0,
+            is_flushed: true,
             pipeline: Pipeline::new(&shared.options, &shared.counters),
             next: None,
             small: None,
@@ -185,6 +190,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             looked_at: None,
             active_at: Instant::now(),
             timer: Box::pin(tokio::time::sleep(timeout)),
+            stranger: Stranger::new(shared, context, &shutdown),
             shutdown: Box::pin(shutdown.cancelled_owned()),
         }
     }
@@ -196,6 +202,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             (self.small_waiting, self.large_waiting) = (None, None);
         }
         loop {
+            self.stranger.look(self.shared, self.context);
             let left = self.start_calls(cx);
             let again = self.start_again(cx);
             // This comes after the starts, so that pending calls register their wakers.
@@ -206,7 +213,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             };
             self.give_back();
             if self.pipeline.is_empty()
-                && self.output.is_empty()
+                && self.is_all_sent()
                 && let Some(ended) = self.ending.take()
             {
                 return Poll::Ready(ended);
@@ -227,7 +234,11 @@ impl<'a, S: ByteStream> Connection<'a, S> {
 
     /// Whether every request is answered and no new one has begun to arrive.
     fn is_idle(&self) -> bool {
-        self.pipeline.is_empty() && self.output.is_empty() && self.next.is_none() && self.consumed == self.input.len()
+        self.pipeline.is_empty() && self.is_all_sent() && self.next.is_none() && self.consumed == self.input.len()
+    }
+
+    fn is_all_sent(&self) -> bool {
+        self.output.is_empty() && self.is_flushed
     }
 
     /// Back-pressure: whether another call may be started, or read.
@@ -257,6 +268,11 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             }
             match self.scanner.scan(&self.input[self.consumed..]) {
                 Ok(None) => {
+                    let pending = self.input.len() - self.consumed;
+                    if let Some(error) = self.stranger.refuses(self.shared, self.context, pending) {
+                        self.refuse_rest(error, self.input.len());
+                        continue;
+                    }
                     self.partial_since.get_or_insert_with(Instant::now);
                     return Left::Beginning;
                 }
@@ -300,7 +316,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             }
             Err(exception) => {
                 add(&self.shared.counters.protocol_errors, 1);
-                tracing::debug!(peer = %self.context.peer, %exception, "a message is invalid");
+                tracing::debug!(peer = %self.context.peer(), %exception, "a message is invalid");
                 if !one_way {
                     self.pipeline.refuse(encoding, name, sequence_id, exception, &mut self.output);
                 }
@@ -406,7 +422,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
     /// and closes: the beginning of the next message is unknown.
     fn refuse_rest(&mut self, error: WireError, end: usize) {
         add(&self.shared.counters.protocol_errors, 1);
-        tracing::debug!(peer = %self.context.peer, %error, "closing the connection: its input is invalid");
+        tracing::debug!(peer = %self.context.peer(), %error, "closing the connection: its input is invalid");
         let rest = &self.input[self.consumed..end];
         let header = Encoding::of_first_bytes(rest)
             .and_then(|encoding| wire::read_header(rest, encoding).ok().map(|header| (encoding, header)));
@@ -525,27 +541,38 @@ impl<'a, S: ByteStream> Connection<'a, S> {
                         self.output.shrink_to(2 * self.output.len());
                         self.written = 0;
                     }
-                    if any {
-                        self.unsent_since = None;
-                    }
-                    self.unsent_since.get_or_insert_with(Instant::now);
+                    self.note_unsent(any);
                     return Ok(any);
                 }
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(length)) => {
                     self.written += length;
-                    any = true;
+                    (any, self.is_flushed) = (true, false);
                     self.active_at = Instant::now();
                     add(&self.shared.counters.bytes_out, length as u64);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
             }
         }
-        self.unsent_since = None;
         self.written = 0;
         self.output.clear();
         self.output.shrink_to(OWN_BYTES);
+        if !self.is_flushed {
+            self.is_flushed = Pin::new(&mut *self.stream).poll_flush(cx)?.is_ready();
+        }
+        match self.is_flushed {
+            true => self.unsent_since = None,
+            false => self.note_unsent(any),
+        }
         Ok(any)
+    }
+
+    /// The client has not read everything, though perhaps something.
+    fn note_unsent(&mut self, any: bool) {
+        if any {
+            self.unsent_since = None;
+        }
+        self.unsent_since.get_or_insert_with(Instant::now);
     }
 
     fn poll_timeouts(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
@@ -594,7 +621,8 @@ impl<'a, S: ByteStream> Connection<'a, S> {
         let patience = options.write_timeout();
         let patience = if self.is_pressed() { patience.into_iter().chain([self.spared()]).min() } else { patience };
         let unsent = after(self.unsent_since, patience);
-        let idle = after(self.is_idle().then_some(self.active_at), options.idle_timeout());
+        let idle_timeout = if self.stranger.is_one() { Some(stranger::PATIENCE) } else { options.idle_timeout() };
+        let idle = after(self.is_idle().then_some(self.active_at), idle_timeout);
         [partial, unsent, idle].into_iter().flatten().min()
     }
 }

@@ -5,21 +5,30 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rsml::transport::Strangers;
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio_util::sync::CancellationToken;
 
 use super::counters::{OpenConnection, add};
 use super::memory_budget::Pools;
+use super::plain;
 use super::shared::Shared;
+use super::stranger::MAX_STRANGERS;
 use super::{ConnectionContext, ThriftServerCounters, ThriftServerOptions, ThriftService, connection};
 use crate::accepting::{AcceptTerms, Accepted, ByteStream, Incoming, accept_until};
+use crate::access::{ConnectionFacts, Session};
+use crate::tls::{Admitted, Doorway};
 
 /// A bound server; [`ThriftServer::serve`] runs it.
 pub struct ThriftServer {
     listener: TcpListener,
     local_address: SocketAddr,
     shared: Arc<Shared>,
+    doorway: Arc<Doorway>,
 }
+
+/// The kind of client, for the log.
+pub(crate) const CLIENT: &str = "client";
 
 impl ThriftServer {
     /// Binds the address. Clients can connect from now on and are served once
@@ -33,8 +42,14 @@ impl ThriftServer {
         let listener = TcpListener::bind(address).await?;
         let local_address = listener.local_addr()?;
         let pools = Pools::new(&options);
-        let shared = Arc::new(Shared { options, service, counters: Arc::default(), pools });
-        Ok(ThriftServer { listener, local_address, shared })
+        let strangers = Arc::new(Strangers::new(MAX_STRANGERS));
+        let shared = Arc::new(Shared { options, service, counters: Arc::default(), pools, strangers });
+        Ok(ThriftServer { listener, local_address, shared, doorway: Arc::new(Doorway::off(CLIENT)) })
+    }
+
+    /// The server with TLS.
+    pub(crate) fn with_tls(self, doorway: Arc<Doorway>) -> ThriftServer {
+        ThriftServer { doorway, ..self }
     }
 
     /// The bound address.
@@ -55,9 +70,10 @@ impl ThriftServer {
     /// Serves until `shutdown` is cancelled. Then it stops accepting and reading, gives running
     /// calls `drain_timeout_ms` to end, sends their replies, closes every connection and returns.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let ThriftServer { listener, shared, .. } = self;
+        let ThriftServer { listener, shared, doorway, .. } = self;
+        doorway.keep_watch(shutdown.clone());
         let terms = AcceptTerms {
-            name: "client",
+            name: CLIENT,
             max_connections: shared.options.max_connections,
             spared: Duration::from_millis(shared.options.spared_idle_ms),
             refusal: &[],
@@ -65,7 +81,7 @@ impl ThriftServer {
         let mut last_id = 0;
         let serve = |incoming: Incoming| {
             last_id += 1;
-            serve_one(Arc::clone(&shared), last_id, incoming)
+            serve_one(Arc::clone(&shared), Arc::clone(&doorway), last_id, incoming)
         };
         let tell = |accepted| match accepted {
             Accepted::Refused => add(&shared.counters.connections_refused, 1),
@@ -81,9 +97,23 @@ impl ThriftServer {
     }
 }
 
-async fn serve_one<S: ByteStream>(shared: Arc<Shared>, connection_id: u64, incoming: Incoming<S>) {
+async fn serve_one(shared: Arc<Shared>, doorway: Arc<Doorway>, connection_id: u64, incoming: Incoming) {
     let _open = OpenConnection::new(&shared.counters);
-    let context = ConnectionContext { connection_id, peer: incoming.peer };
-    let ended = connection::serve(&shared, &context, incoming).await;
-    tracing::debug!(peer = %context.peer, connection = context.connection_id, ?ended, "connection closed");
+    match doorway.admit(incoming).await {
+        Some(Admitted::Plain(incoming, facts)) => serve_stream(&shared, connection_id, incoming, facts).await,
+        Some(Admitted::Encrypted(incoming, facts)) => serve_stream(&shared, connection_id, *incoming, facts).await,
+        Some(Admitted::LacksTls(incoming)) => plain::explain(incoming.stream).await,
+        None => {}
+    }
+}
+
+async fn serve_stream<S: ByteStream>(
+    shared: &Shared,
+    connection_id: u64,
+    incoming: Incoming<S>,
+    facts: ConnectionFacts,
+) {
+    let context = ConnectionContext { connection_id, session: Arc::new(Session::new(facts)) };
+    let ended = connection::serve(shared, &context, incoming).await;
+    tracing::debug!(peer = %context.peer(), connection = context.connection_id, ?ended, "connection closed");
 }

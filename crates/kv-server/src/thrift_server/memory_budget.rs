@@ -231,18 +231,19 @@ mod tests {
             None,
             None,
             None,
+            None,
         ))
     }
 
     #[test]
     fn small_calls_need_less_than_a_connection_has() {
-        assert!(cost(SetRequest::new(b"k".to_vec(), b"v".to_vec(), None)).bytes < OWN_BYTES);
+        assert!(cost(SetRequest::new(b"k".to_vec(), b"v".to_vec(), None, None)).bytes < OWN_BYTES);
         assert!(cost(PingRequest::default()).bytes < OWN_BYTES);
     }
 
     #[test]
     fn a_read_of_one_row_reserves_the_longest_value() {
-        let cost = cost(GetRequest::new(b"k".to_vec(), None, None));
+        let cost = cost(GetRequest::new(b"k".to_vec(), None, None, None));
         assert!(cost.bytes >= 100_000 && cost.bytes < 110_000 && !cost.is_large, "{cost:?}");
     }
 
@@ -270,8 +271,9 @@ mod tests {
 
     #[test]
     fn both_kinds_of_ranges_are_counted_alike() {
-        let snapshot =
-            cost(SnapshotGetRangeRequest::new(None, None, None, None, None, None, 1, 7, None, None, None, None, None));
+        let snapshot = cost(SnapshotGetRangeRequest::new(
+            None, None, None, None, None, None, 1, 7, None, None, None, None, None, None,
+        ));
         assert_eq!(snapshot, range(Some(7), None));
     }
 

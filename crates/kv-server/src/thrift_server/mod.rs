@@ -22,28 +22,41 @@ mod listener;
 mod memory_budget;
 mod options;
 mod pipeline;
+mod plain;
 mod shared;
+mod stranger;
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 pub use counters::ThriftServerCounters;
-pub use kv_api::thrift::{ApplicationErrorKind, Method, ThriftCall, ThriftException, ThriftReply};
+pub use kv_api::thrift::{ApplicationErrorKind, Method, MethodKind, ThriftCall, ThriftException, ThriftReply};
+pub(crate) use listener::CLIENT;
 pub use listener::ThriftServer;
 pub use memory_budget::Pools;
 pub use options::ThriftServerOptions;
 
+use crate::access::Session;
+
 /// The connection that a call came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ConnectionContext {
     /// Counted from 1 for each server; never reused.
     pub connection_id: u64,
+    /// Its identity.
+    pub session: Arc<Session>,
+}
+
+impl ConnectionContext {
     /// The client's address.
-    pub peer: SocketAddr,
+    pub fn peer(&self) -> SocketAddr {
+        self.session.facts().address
+    }
 }
 
 /// The limits that the answer to a call must keep.
@@ -86,5 +99,10 @@ impl<R: Into<ThriftReply>> From<R> for Served {
 /// dropped.
 #[async_trait]
 pub trait ThriftService: Send + Sync + 'static {
+    /// Whether the client has shown who it is, or need not. Until then it has little room and time.
+    fn knows(&self, _connection: &ConnectionContext) -> bool {
+        true
+    }
+
     async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served;
 }

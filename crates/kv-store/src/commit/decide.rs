@@ -3,12 +3,14 @@
 //! batched, on restarts, on garbage collection, or on what the conflict index still remembers.
 //!
 //! A write first advances replicated time and with it the oldest readable version, and what has
-//! become too old is forgotten. A commit then passes these checks, in this order: the result of an
+//! become too old is forgotten. Then the authority on which it is made must still hold, by the
+//! policy as the writes before it left it. A commit then passes these checks, in this order: the result of an
 //! earlier commit under its idempotency id; malformed mutations and unknown families; limits of
 //! what is remembered; conflicts. A refused commit takes no version and leaves no trace. A commit
 //! without mutations succeeds at its read version and leaves no trace either.
 
-use kv_api::{AtomicCommit, CommitResult, CommitVerdict, FamilyChange, KvError, TimedWrite};
+use kv_api::access::AccessChange;
+use kv_api::{AtomicCommit, CommitResult, CommitVerdict, FamilyChange, KvError, LoggedWrite, TimedWrite};
 
 use super::deciding::Deciding;
 use super::execute::Execution;
@@ -47,16 +49,47 @@ impl Deciding<'_, '_> {
     fn decide(&mut self, timed: &TimedWrite) -> Result<CommitVerdict, KvError> {
         self.advance(timed);
         self.gc_entries = 0;
+        if let Err(refusal) = self.state.policy.upholds(timed.write.authority.as_ref()) {
+            return self.refuse(timed, refusal);
+        }
         for name in &timed.write.creates {
             if let Err(refusal) = self.create_family(name) {
                 return Ok(Err(refusal));
             }
         }
-        match (&timed.write.commit, &timed.write.family) {
-            (Some(commit), _) => self.decide_commit(commit),
-            (None, Some(change)) => Ok(self.change_family(change)),
-            (None, None) => Ok(Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() })),
+        let LoggedWrite { commit, family, access, wall_us, .. } = &timed.write;
+        match (commit, family, access) {
+            (Some(commit), ..) => self.decide_commit(commit),
+            (None, Some(change), _) => Ok(self.change_family(change)),
+            (None, None, Some(change)) => Ok(self.change_access(change, *wall_us)),
+            (None, None, None) => {
+                Ok(Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() }))
+            }
         }
+    }
+
+    /// The verdict of a write whose authority no longer holds. It leaves no trace, not even in what
+    /// is remembered of idempotency ids. If the same commit has succeeded before, it gets that
+    /// result: a refusal would say that it never did.
+    fn refuse(&mut self, timed: &TimedWrite, refusal: KvError) -> Result<CommitVerdict, KvError> {
+        let repeated = timed.write.commit.as_ref().filter(|commit| !commit.idempotency_id.is_empty());
+        if let Some(commit) = repeated
+            && let Earlier::Succeeded(result) = self.state.idempotency.earlier(self.lookup.engine, commit)?
+        {
+            return Ok(Ok(result));
+        }
+        Ok(Err(refusal))
+    }
+
+    /// A change of users and roles takes a version: whoever has applied that version has applied
+    /// the change.
+    fn change_access(&mut self, change: &AccessChange, wall_us: u64) -> CommitVerdict {
+        let mut policy = (*self.state.policy).clone();
+        policy.change(change, wall_us)?;
+        meta::put_policy(self.batch, &policy);
+        self.state.policy = policy.into();
+        self.state.counters.version += 1;
+        Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() })
     }
 
     /// Advances time to that of a write, and forgets what is too old then.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_api::KvError;
+use kv_api::access::Policy;
 
 use super::conflict_index::ConflictIndex;
 use super::families::Families;
@@ -48,6 +49,8 @@ pub(crate) struct StateMachine {
     /// Versions of the clears above the oldest readable version, one for each clear.
     pub(crate) recent_clears: VecDeque<u64>,
     pub(crate) idempotency: IdempotencyTable,
+    /// Who may do what. Shared with readers, who see it once it is published.
+    pub(crate) policy: Arc<Policy>,
     /// A collected range clear may have removed anything written up to this version, so the index
     /// can't be trusted about such writes.
     pub(crate) collected_up_to: u64,
@@ -76,6 +79,7 @@ impl StateMachine {
             uncollected,
             recent_clears,
             idempotency: IdempotencyTable::load(engine)?,
+            policy: Arc::new(meta::load_policy(engine)?),
             collected_up_to: window.oldest_readable(),
             window,
         })

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, PoisonError};
 
+use kv_api::access::Policy;
 use kv_api::{KvError, Version};
 
 use super::copy::DatabaseCopy;
@@ -36,6 +37,12 @@ pub(super) struct Core {
     pub families: RwLock<Arc<Vec<String>>>,
     /// The window's oldest readable version.
     pub oldest_readable: AtomicU64,
+    /// Users, roles and tokens as of the applied version.
+    pub policy: RwLock<Arc<Policy>>,
+    /// The revision of that policy if it is enabled; 0 otherwise.
+    pub enabled_revision: AtomicU64,
+    /// The feature level.
+    pub level: AtomicU64,
     /// The newest version that readers see.
     pub applied: AtomicU64,
     /// Rows at the applied version, including those that an uncollected range clear hides.
@@ -60,6 +67,8 @@ pub(super) struct Writer {
     /// Kept between batches to reuse its memory.
     pub batch: WriteBatch,
     pub gc: GcProgress,
+    /// The feature level after the batch.
+    pub level: u32,
     /// [`Families::changes`](crate::commit::families::Families::changes) as of the published names.
     pub families: u64,
 }
@@ -67,6 +76,7 @@ pub(super) struct Writer {
 impl Core {
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Self, KvError> {
         meta::claim_format(&*engine)?;
+        let level = meta::load_level(&*engine, options.highest_level)?;
         let state = StateMachine::load(&*engine, options.sizes())?;
         let counters = state.counters();
         Ok(Core {
@@ -78,7 +88,10 @@ impl Core {
             row_cache: state.row_cache.clone(),
             clears: RwLock::new(state.clears.clone()),
             families: RwLock::new(Arc::new(state.families.names())),
+            enabled_revision: AtomicU64::new(enabled_revision(&state.policy)),
+            policy: RwLock::new(state.policy.clone()),
             oldest_readable: AtomicU64::new(state.window.oldest_readable()),
+            level: AtomicU64::new(u64::from(level)),
             applied: AtomicU64::new(counters.version),
             rows: AtomicU64::new(counters.rows),
             committed: AtomicU64::new(0),
@@ -89,6 +102,7 @@ impl Core {
                 families: state.families.changes(),
                 state,
                 batch: WriteBatch::new(),
+                level,
                 gc: GcProgress::new(options.range_delete_entries),
             }),
         })
@@ -109,6 +123,10 @@ impl Core {
 
     pub fn applied_version(&self) -> Version {
         Version(self.applied.load(Ordering::Acquire))
+    }
+
+    pub fn level(&self) -> u32 {
+        u32::try_from(self.level.load(Ordering::Acquire)).expect("a level was stored")
     }
 
     pub fn copy(&self) -> Result<DatabaseCopy, KvError> {
@@ -175,6 +193,11 @@ impl Core {
             writer.families = state.families.changes();
             *self.families.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state.families.names());
         }
+        if !Arc::ptr_eq(&read(&self.policy), &state.policy) {
+            *self.policy.write().unwrap_or_else(PoisonError::into_inner) = state.policy.clone();
+            self.enabled_revision.store(enabled_revision(&state.policy), Ordering::Release);
+        }
+        self.level.store(u64::from(writer.level), Ordering::Release);
         let counters = state.counters();
         let applied = self.applied.load(Ordering::Relaxed);
         assert!(counters.version >= applied, "the version went back: {applied} -> {}", counters.version);
@@ -183,6 +206,10 @@ impl Core {
         self.oldest_readable.store(state.window.oldest_readable(), Ordering::Release);
         self.applied.store(counters.version, Ordering::Release);
     }
+}
+
+fn enabled_revision(policy: &Policy) -> u64 {
+    if policy.enabled { policy.revision } else { 0 }
 }
 
 /// The message for writes that are refused after an earlier one failed.

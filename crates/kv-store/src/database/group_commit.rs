@@ -205,7 +205,7 @@ impl Committer {
             }
             let had_failed = self.core.write_failure();
             self.busy.begin();
-            let applied = self.core.prepare(&writes).and_then(|batch| batch.write(None));
+            let applied = self.core.prepare(&writes, None).and_then(|batch| batch.write(None));
             self.busy.end();
             match applied {
                 Ok(verdicts) => replies.into_iter().zip(verdicts).for_each(|(reply, verdict)| reply.send(verdict)),

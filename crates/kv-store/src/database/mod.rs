@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use kv_api::access::Policy;
 use kv_api::{
     AtomicCommit, CommitResult, CommitVerdict, DatabaseStatistics, KeyRef, KvDatabase, KvError, LoggedWrite,
     RangeQuery, ReadAt, Rows, TimedWrite, Version,
@@ -55,6 +56,8 @@ pub struct TransactionalKvDatabase {
     group_commit: Option<GroupCommit>,
     _collector: Option<Collector>,
     core: Arc<Core>,
+    /// The highest feature level that this program executes.
+    highest_level: u32,
 }
 
 impl TransactionalKvDatabase {
@@ -68,7 +71,8 @@ impl TransactionalKvDatabase {
         let core = Arc::new(Core::open(engine, options)?);
         let group_commit = options.group_commit.map(|options| GroupCommit::start(core.clone(), options)).transpose()?;
         let collector = options.collect_every.map(|every| Collector::start(core.clone(), every)).transpose()?;
-        Ok(Arc::new(TransactionalKvDatabase { group_commit, _collector: collector, core }))
+        let highest_level = options.highest_level;
+        Ok(Arc::new(TransactionalKvDatabase { group_commit, _collector: collector, core, highest_level }))
     }
 
     /// Decides `writes` in order, each seeing the effects of the ones before it, and writes nothing
@@ -78,7 +82,51 @@ impl TransactionalKvDatabase {
     /// # Errors
     /// Those of the storage. They are final: every later call fails, too.
     pub fn prepare<'c>(&self, writes: impl IntoIterator<Item = &'c TimedWrite>) -> Result<PreparedBatch<'_>, KvError> {
-        self.core.prepare(writes)
+        self.core.prepare(writes, None)
+    }
+
+    /// Like [`Self::prepare`], for a batch after which the database has the feature level `level`:
+    /// the present one or a higher one.
+    ///
+    /// # Errors
+    /// Those of [`Self::prepare`].
+    pub fn prepare_at<'c>(
+        &self,
+        writes: impl IntoIterator<Item = &'c TimedWrite>,
+        level: u32,
+    ) -> Result<PreparedBatch<'_>, KvError> {
+        self.core.prepare(writes, Some(level))
+    }
+
+    /// The feature level: the kinds of writes that the database may have applied.
+    pub fn level(&self) -> u32 {
+        self.core.level()
+    }
+
+    /// Raises the feature level of a standalone database to `level`, and returns the present one,
+    /// once that survives a crash. Blocks.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidOperation`] for a lower level than the present one, or one that this
+    /// program does not execute; [`KvError::NotSupported`] on a replica's database; and those of
+    /// the storage, which are final.
+    pub fn raise_level(&self, level: u32) -> Result<u32, KvError> {
+        let (present, highest) = (self.level(), self.highest_level);
+        if self.group_commit.is_none() {
+            return Err(KvError::NotSupported("a raise of a replica's level, past the consensus log,".into()));
+        }
+        if level < present || level > highest {
+            return Err(KvError::InvalidOperation(format!(
+                "the feature level is {present} and never goes down; this program executes levels up to {highest}"
+            )));
+        }
+        self.core.prepare([], Some(level))?.write(None)?;
+        Ok(self.level())
+    }
+
+    /// Whether nothing was ever written.
+    pub fn is_unwritten(&self) -> bool {
+        self.applied_version() == Version::EMPTY && self.column_families().is_empty()
     }
 
     /// Executes a write on a standalone database, and returns once it is durable. Writes are
@@ -198,6 +246,16 @@ impl TransactionalKvDatabase {
     /// Whether requests may name the family. The default one is the empty string.
     pub fn has_family(&self, name: &str) -> bool {
         name.is_empty() || self.column_families().iter().any(|family| family == name)
+    }
+
+    /// Users, roles and tokens, as of the applied version or a later one.
+    pub fn policy(&self) -> Arc<Policy> {
+        read(&self.core.policy).clone()
+    }
+
+    /// The revision of [`Self::policy`] if it is enabled, otherwise 0.
+    pub fn enabled_revision(&self) -> u64 {
+        self.core.enabled_revision.load(Ordering::Acquire)
     }
 
     /// Existing column families in order, without the default one.

@@ -26,6 +26,9 @@ pub struct StoreOptions {
     /// A run of at least this many adjacent garbage entries is removed from the engine as a range,
     /// and may be held back until its end is known. At least 1.
     pub range_delete_entries: u64,
+    /// The highest feature level that this program executes: a database of a higher one is not
+    /// opened.
+    pub highest_level: u32,
     /// The interval at which a thread looks for garbage. `None`: the owner calls
     /// [`TransactionalKvDatabase::collect_garbage`](crate::TransactionalKvDatabase::collect_garbage).
     pub collect_every: Option<Duration>,
@@ -47,6 +50,7 @@ impl StoreOptions {
             row_cache_bytes: 32 << 20,
             group_commit: None,
             range_delete_entries: step::RANGE_DELETE_ENTRIES,
+            highest_level: kv_api::HIGHEST_LEVEL,
             collect_every: Some(Duration::from_millis(500)),
             clock: Clock::SYSTEM,
         }

@@ -68,10 +68,20 @@ impl Drop for PreparedBatch<'_> {
 }
 
 impl Core {
-    pub fn prepare<'c>(&self, writes: impl IntoIterator<Item = &'c TimedWrite>) -> Result<PreparedBatch<'_>, KvError> {
+    /// `raise`: the feature level after these writes, if they raise it.
+    pub fn prepare<'c>(
+        &self,
+        writes: impl IntoIterator<Item = &'c TimedWrite>,
+        raise: Option<u32>,
+    ) -> Result<PreparedBatch<'_>, KvError> {
         let mut writer = self.writer()?;
-        let Writer { state, batch, .. } = &mut *writer;
+        let Writer { state, batch, level, .. } = &mut *writer;
         batch.clear();
+        if let Some(raised) = raise.filter(|raised| raised != level) {
+            assert!(raised > *level, "the feature level of a database never goes down: {level} to {raised}");
+            *level = raised;
+            meta::put_level(batch, raised);
+        }
         let version_before = state.counters().version;
         let decided = self.damage.watch(state.decide(&*self.engine, writes, batch));
         let verdicts = decided.inspect_err(|error| self.stop_after(error))?;

@@ -9,6 +9,7 @@
 //! | [`chosen`] | durable logs, deliveries, commit points told | what no majority held durably in one view |
 //! | [`promises`] | durable hard states, votes, who leads | a promise that goes back, two primaries in a view |
 //! | [`digests`] | digests after each apply | different ones at one sequence |
+//! | [`levels`] | feature levels after each apply, entries that raise it | different ones at one sequence, going back, a member left out |
 //! | [`durability`] | acknowledgements, later observations | an acknowledged write that is not there |
 //! | [`exactly_once`] | fates of requests, effects seen | effects twice, never, or of refused requests |
 //! | [`linearizability`] | a history of registers | anything but one order of effects within the calls |
@@ -30,6 +31,7 @@ pub mod digests;
 pub mod durability;
 pub mod exactly_once;
 pub mod leases;
+pub mod levels;
 pub mod linearizability;
 pub mod promises;
 pub mod queue;

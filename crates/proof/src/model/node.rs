@@ -330,8 +330,7 @@ impl Node {
             effect.events.push(Event::Delivered { sequence: sequence.0, entry: hash(&entry) });
             execute(&mut self.database, sequence, entry);
         }
-        let ReplicatedState { sequence, sessions, time_us, digest, .. } = self.database.clone();
-        self.replica.step(NOW, Input::Applied { sequence, sessions, time_us, digest });
+        self.replica.step(NOW, Input::applied(&self.database));
         Ok(true)
     }
 }

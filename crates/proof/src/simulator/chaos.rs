@@ -71,6 +71,11 @@ impl Cluster {
             let process = self.nodes[node].process();
             self.schedule(handing_over_us, Event::Stop(process));
         }
+        if self.random.one_in(self.faults.ask_for_level) {
+            let primary = self.nodes.iter().position(|n| n.is_primary());
+            let asked = if self.random.one_in(5) { node } else { primary.unwrap_or(node) };
+            self.ask_for_level(asked);
+        }
         if self.random.one_in(self.faults.veto) {
             let is_eligible = !self.random.one_in(3);
             self.figures.count("eligibility changed");

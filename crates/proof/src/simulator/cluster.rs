@@ -16,6 +16,7 @@ use super::events::{Event, Process, Queue};
 use super::faults::Faults;
 use super::node::{ApplyWork, Node, Running, SnapshotWork};
 use super::oracle::Oracle;
+use super::programs::{Upgrades, any_program};
 use super::random::Random;
 use super::records::Records;
 use super::watch::{self, Watch};
@@ -46,6 +47,7 @@ pub struct Cluster {
     pub(super) wiped: Option<usize>,
     /// Nodes that stay down until all heals.
     pub(super) kept_down: BTreeSet<usize>,
+    pub(super) upgrades: Upgrades,
     next_id: u64,
     trace: Option<Box<Xxh3>>,
     verbose: bool,
@@ -62,7 +64,11 @@ impl Cluster {
         set_standard_time(0);
         let mut random = Random::new(seed);
         let oracle = Oracle::default();
-        let nodes = (0..replicas as usize).map(|place| Node::new(place, oracle.clone(), &mut random)).collect();
+        let mut nodes: Vec<Node> =
+            (0..replicas as usize).map(|place| Node::new(place, oracle.clone(), &mut random)).collect();
+        if faults.highest_level > 1 {
+            nodes.iter_mut().for_each(|node| node.program = any_program(faults.highest_level, &mut random));
+        }
         let mut records = Records::default();
         let first_node = |client: usize| client % replicas as usize;
         let clients = (0..profile.clients).map(|c| Client::new(records.new_client(), first_node(c))).collect();
@@ -83,6 +89,7 @@ impl Cluster {
             corrupted: None,
             wiped: None,
             kept_down: BTreeSet::new(),
+            upgrades: Upgrades::default(),
             next_id: 1,
             trace: None,
             verbose: false,
@@ -151,6 +158,9 @@ impl Cluster {
             false => random.between(200_000, 10_000_000),
         };
         options.digest_interval = self.faults.digest_interval;
+        options.levels = self.nodes[node].program;
+        options.level_heard_us = self.faults.level_heard_us * self.faults.slowness;
+        options.raise_after_us = Some(self.faults.raise_after_us).filter(|us| *us > 0);
         options.lease_us = self.faults.lease_us;
         if self.faults.unequal_leases && options.lease_us > 0 {
             let shorter = random.below(options.lease_us);
@@ -172,6 +182,7 @@ impl Cluster {
         if self.nodes[node].stopped {
             return;
         }
+        self.change_program(node);
         let options = self.options(node);
         self.lose_before_start(node);
         let clock = Clock::any(self.now, self.faults.drift_ppm, &mut self.random);
@@ -179,7 +190,9 @@ impl Cluster {
         let running = self.nodes[node].running.as_ref().expect("it was started");
         let state = running.applier.state();
         let (hard, applied, digest) = (*running.core.hard_state(), state.sequence, state.digest);
+        let (level, program) = (state.feature_level, self.nodes[node].program);
         self.watch.started(ReplicaId(node as u8), &hard, applied, digest);
+        self.watch.level(ReplicaId(node as u8), applied, level, program);
         if hard.boot > Boot(1) {
             self.disk_reported(node);
         }
@@ -288,7 +301,9 @@ impl Cluster {
             (self.now, node, &outputs).hash(trace.as_mut());
         }
         let id = ReplicaId(node as u8);
-        let Node { running, log, .. } = &mut self.nodes[node];
+        self.check_raises(&outputs.deliver);
+        self.note_raises(&outputs.persist);
+        let Node { running, log, program, .. } = &mut self.nodes[node];
         let running = running.as_mut().expect("it was just asked");
         let sender = running.core.sender();
         let promised = running.core.hard_state().promised;
@@ -310,6 +325,11 @@ impl Cluster {
                 assert_ne!(leads, id, "a replica handed over to itself");
                 self.figures.count("transfer that worked");
             }
+        }
+        assert_eq!(outputs.too_new, None, "replica {id} cannot follow: its program executes {}", program);
+        for (raise, result) in outputs.raised {
+            assert!(running.raises.remove(&raise), "a raise ends once");
+            self.figures.count(if result.is_ok() { "level raised" } else { "level refused" });
         }
         let mut refused = Vec::new();
         for (id, refusal) in outputs.refused {

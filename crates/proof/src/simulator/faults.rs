@@ -100,6 +100,16 @@ pub struct Faults {
     pub slow_copies: bool,
     /// Digests are compared at multiples of this sequence.
     pub digest_interval: u64,
+    /// The newest program of a run executes feature levels up to this; 1: all know of no levels.
+    pub highest_level: u32,
+    /// Per start of a node: it has another program.
+    pub change_program: u64,
+    /// Per fault event: somebody is asked to raise the feature level.
+    pub ask_for_level: u64,
+    /// Primaries raise the feature level by themselves after this time; 0: never.
+    pub raise_after_us: u64,
+    /// For how long a replica counts as heard from when the level is raised.
+    pub level_heard_us: u64,
     /// Heartbeats, timeouts and ticks are longer than by default by this factor.
     pub slowness: u64,
 }
@@ -153,6 +163,11 @@ impl Faults {
             cramped: false,
             slow_copies: false,
             digest_interval: 5,
+            highest_level: 1,
+            change_program: 0,
+            ask_for_level: 0,
+            raise_after_us: 0,
+            level_heard_us: 10_000_000,
             slowness: 1,
         }
     }
@@ -168,6 +183,9 @@ impl Faults {
             drift_ppm: self.drift_ppm,
             collect: self.collect,
             beyond_budget: self.beyond_budget,
+            highest_level: self.highest_level,
+            raise_after_us: self.raise_after_us,
+            level_heard_us: self.level_heard_us,
             ..Faults::none()
         }
     }
@@ -228,7 +246,12 @@ impl Faults {
             cramped: weight(0, 2) == 1,
             slow_copies: weight(0, 2) == 1,
             corrupt: 0,
+            change_program: weight(1, 6),
+            ask_for_level: weight(2, 40),
             digest_interval: random.between(1, 30),
+            highest_level: random.pick(&[1, 1, 2, 2, 3]),
+            raise_after_us: random.pick(&[0, 0, 0, 500_000]),
+            level_heard_us: random.pick(&[1_000_000, 3_000_000, 10_000_000]),
             slowness: random.pick(&[1, 1, 1, 2, 2, 3]),
         }
     }

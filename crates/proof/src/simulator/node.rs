@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rsml::core::{CoreOptions, InstallStep, ReadId, Replica, RequestId, SnapshotRead, Start, TransferId};
-use rsml::{Applier, Boot, DiskId, ExecutionNotifier, Sequence, SnapshotInstaller, SnapshotServer, View};
+use rsml::core::{CoreOptions, InstallStep, RaiseId, ReadId, Replica, RequestId, SnapshotRead, Start, TransferId};
+use rsml::{Applier, Boot, DiskId, ExecutionNotifier, LevelRange, Sequence, SnapshotInstaller, SnapshotServer, View};
 
 use super::clock::Clock;
 use super::database::{Database, DatabaseFiles, Executor};
@@ -47,6 +47,8 @@ pub struct Running {
     pub reads: BTreeMap<ReadId, Barrier>,
     /// Transfers that it was asked for.
     pub transfers: BTreeSet<TransferId>,
+    /// Raises of the feature level that it was asked for.
+    pub raises: BTreeSet<RaiseId>,
     /// The last report to the core about the size of its log, and how much of it to keep for
     /// replicas that lag.
     pub log_bytes: u64,
@@ -91,6 +93,8 @@ pub struct Node {
     /// Its database has reported this sequence as persisted.
     pub persisted: Sequence,
     pub paused_until: u64,
+    /// The feature levels that its program executes.
+    pub program: LevelRange,
     /// For good: by its own word, its database is not what the log says.
     pub stopped: bool,
     /// It is down, and its database is gone.
@@ -122,6 +126,7 @@ impl Node {
             log: LogDisk::new(random),
             persisted: Sequence::ZERO,
             paused_until: 0,
+            program: LevelRange::default(),
             stopped: false,
             has_losses: false,
             lost_database: false,
@@ -139,8 +144,9 @@ impl Node {
         self.incarnation += 1;
         let recovered = self.log.recover();
         let generation = recovered.hard_state.map_or(0, |hard| hard.generation);
-        let (database, executor) = self.files.open(generation, random);
-        let applier = Applier::new(executor).expect("the database is sound").recording_every(options.digest_interval);
+        let (database, executor) = self.files.open(generation, options.levels.highest.0, random);
+        let applier = Applier::new(executor, options.levels).expect("the database is sound");
+        let applier = applier.recording_every(options.digest_interval);
         let state = applier.state().clone();
         // That a copy became the live database may turn out only now, by the last write that the
         // log holds; where the databases were lost meanwhile, that one was, too.
@@ -172,6 +178,7 @@ impl Node {
             numbered: BTreeMap::new(),
             reads: BTreeMap::new(),
             transfers: BTreeSet::new(),
+            raises: BTreeSet::new(),
             log_bytes: 0,
             log_keep_bytes,
             had_space: true,

@@ -121,7 +121,7 @@ impl Cluster {
         }
     }
 
-    fn end_faults(&mut self) {
+    pub(super) fn end_faults(&mut self) {
         self.faults = self.faults.ended();
         self.faults_ended = true;
         self.cut.clear();
@@ -200,6 +200,7 @@ impl Cluster {
                     && r.numbered.is_empty()
                     && r.reads.is_empty()
                     && r.transfers.is_empty()
+                    && r.raises.is_empty()
                     && r.core.status().commit == r.core.status().last
             })
     }

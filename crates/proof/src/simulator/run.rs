@@ -129,6 +129,7 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
     cluster.open(opening);
     cluster.run(faulty_us);
     cluster.expect_progress_of_a_core();
+    cluster.finish_upgrade();
     cluster.heal_and_converge(30_000_000);
     let mut figures = cluster.figures();
     if cfg!(feature = "coverage") {

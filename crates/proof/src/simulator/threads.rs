@@ -106,14 +106,15 @@ impl Cluster {
     fn tell_applied(&mut self, node: usize) {
         let running = self.nodes[node].running.as_mut().expect("it applies");
         let state = running.applier.state();
-        let (sequence, time_us, digest) = (state.sequence, state.time_us, state.digest);
-        let sessions = state.sessions.clone();
+        let (sequence, digest, level) = (state.sequence, state.digest, state.feature_level);
         running.is_tainted |= running.applier.executor().has_slipped();
         if running.is_tainted {
             self.watch.taint(sequence, digest);
         }
         self.watch.applied(ReplicaId(node as u8), sequence, digest);
-        running.core.step(running.clock.read(self.now), Input::Applied { sequence, sessions, time_us, digest });
+        self.watch.level(ReplicaId(node as u8), sequence, level, self.nodes[node].program);
+        let running = self.nodes[node].running.as_mut().expect("it applies");
+        running.core.step(running.clock.read(self.now), Input::applied(running.applier.state()));
     }
 
     /// Serves the reads whose points are applied by now.

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use rsml::{DiskId, Divergence, DivergenceKind, HardState, Message, ReplicaId, Sequence, Value, View};
+use rsml::{
+    DiskId, Divergence, DivergenceKind, FeatureLevel, HardState, LevelRange, Message, ReplicaId, Sequence, Value, View,
+};
 
 use super::claims::{Claims, Origin, hash_of};
 use super::expected_log::ExpectedLog;
@@ -13,6 +15,7 @@ use crate::checkers::agreement::Agreement;
 use crate::checkers::chosen::Chosen;
 use crate::checkers::digests::Digests;
 use crate::checkers::exactly_once::ExactlyOnce;
+use crate::checkers::levels::Levels;
 use crate::checkers::promises::Promises;
 use crate::checkers::{Verdict, Violation};
 
@@ -30,6 +33,7 @@ pub struct Watch {
     chosen: Chosen,
     claims: Claims,
     digests: Digests,
+    levels: Levels,
     exactly_once: ExactlyOnce<u64>,
     /// The disks of the cluster, once it is born.
     voters: Vec<DiskId>,
@@ -76,6 +80,19 @@ impl Watch {
     pub fn applied(&mut self, replica: ReplicaId, sequence: Sequence, digest: u64) {
         if !self.is_tainted(sequence, digest) {
             hold(self.digests.applied(replica, sequence, digest));
+        }
+    }
+
+    /// A database stands at this level; the replica's program executes `program`.
+    pub fn level(&mut self, replica: ReplicaId, sequence: Sequence, level: FeatureLevel, program: LevelRange) {
+        hold(self.levels.applied(replica, sequence, level, program));
+    }
+
+    /// An entry is chosen, while the replicas run these programs.
+    pub fn raised(&self, sequence: Sequence, entry: &Bytes, programs: &[LevelRange]) {
+        let to = Value::from_bytes(entry.clone()).raise_feature_level;
+        if to > 0 {
+            hold(self.levels.raised(sequence, FeatureLevel(to), programs));
         }
     }
 

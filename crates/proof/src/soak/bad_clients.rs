@@ -227,7 +227,11 @@ impl BadClient {
         let mut bytes = Vec::new();
         for sequence in 0..1_000 {
             let key = format!("bulk/{:08}", self.random.between(0, BULK_ROWS)).into_bytes();
-            encode(&mut bytes, sequence, wire::GetRequest { key, column_family: None, consistency: None });
+            encode(
+                &mut bytes,
+                sequence,
+                wire::GetRequest { key, column_family: None, consistency: None, auth_token: None },
+            );
         }
         stream.write_all(&bytes).await
     }
@@ -242,7 +246,7 @@ impl BadClient {
 
     async fn wrong_protocol(&mut self) -> Attempt {
         let mut thrift_call = Vec::new();
-        encode(&mut thrift_call, 1, wire::GetReadVersionRequest {});
+        encode(&mut thrift_call, 1, wire::GetReadVersionRequest { auth_token: None });
         let noise: Vec<u8> = (0..4096).map(|_| self.random.number() as u8).collect();
         let words: [&[u8]; 4] = [
             b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -280,7 +284,8 @@ impl BadClient {
     async fn half_request(&mut self) -> Attempt {
         let mut stream = self.thrift().await?;
         let mut bytes = Vec::new();
-        let request = wire::SetRequest { key: b"half".to_vec(), value: vec![1; 99_000], column_family: None };
+        let request =
+            wire::SetRequest { key: b"half".to_vec(), value: vec![1; 99_000], column_family: None, auth_token: None };
         encode(&mut bytes, 1, request);
         stream.write_all(&bytes[..50_000]).await?;
         self.linger().await;
@@ -310,6 +315,7 @@ fn everything(count: i32) -> Vec<u8> {
             begin_selector: None,
             end_selector: None,
             consistency: None,
+            auth_token: None,
         };
         encode(&mut bytes, sequence, request);
     }

@@ -7,6 +7,7 @@ mod divergence;
 mod leases;
 mod partitions;
 mod roles;
+mod upgrades;
 
 use proof::simulator::{Cluster, Faults, Mode, Settings, WorkloadProfile, run};
 

@@ -12,7 +12,7 @@
 use super::replica::Replica;
 use super::view_manager::Role;
 use crate::message::MessageHeader;
-use crate::message::{Born, Hello, Message};
+use crate::message::{Born, Hello, Levels, Message};
 use crate::value::{BirthRecord, Value};
 use crate::{ClusterId, Epoch, Sequence, View};
 
@@ -21,13 +21,14 @@ impl Replica {
     pub(super) fn call_unborn_peers(&mut self) {
         if self.now >= self.timers.next_heartbeat {
             self.timers.next_heartbeat = self.now.plus_us(self.options.heartbeat_us);
-            self.send_all(Message::Hello(Hello {}));
+            self.send_all(Message::Hello(Hello { levels: Levels::field(self.options.levels) }));
             self.try_to_bootstrap();
         }
     }
 
     /// A peer has an empty disk.
-    pub(super) fn on_hello(&mut self, sender: MessageHeader) {
+    pub(super) fn on_hello(&mut self, sender: MessageHeader, message: Hello) {
+        self.note_levels(sender.replica, sender.disk_id, Levels::range(message.levels));
         let Some(empty_peers) = self.views.empty_peers_mut() else {
             if !self.membership.is_voter(sender.replica, sender.disk_id) {
                 // The peer's disk was replaced: forget what the former disk reported.

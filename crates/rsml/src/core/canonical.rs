@@ -8,6 +8,7 @@
 
 use super::digests::Digests;
 use super::fitness::DiskWatch;
+use super::freshness::Freshness;
 use super::replica::{Counters, Replica, Timers};
 use super::trimming::Retention;
 use crate::{Instant, Sequence};
@@ -27,6 +28,8 @@ impl Replica {
         self.timers = Timers::new(at);
         self.peers.heard.clear();
         self.peers.reports.clear();
+        self.peers.levels.clear();
+        self.freshness = Freshness::default();
         self.stored.log_grown = 0;
         self.retention = Retention::new();
         self.counters = Counters::default();

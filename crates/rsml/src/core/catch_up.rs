@@ -502,6 +502,7 @@ impl Replica {
             && state.sequence == fetch.sequence
             && state.sequence > self.learner.commit()
             && !self.views.is_primary()
+            && state.feature_level >= self.applied.level
             && !self.digests.refuse(source, &state.recorded, &self.membership)
     }
 

@@ -22,7 +22,7 @@ impl Replica {
             self.track_disk(&sender);
         }
         match message {
-            Message::Hello(_) => self.on_hello(sender),
+            Message::Hello(m) => self.on_hello(sender, m),
             Message::Born(m) => self.on_born(m),
             Message::PreVote(m) => self.on_pre_vote(from, m),
             Message::PreVoteReply(m) => self.on_pre_vote_reply(from, m),

@@ -12,3 +12,7 @@ pub struct ReadId(pub u64);
 /// twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TransferId(pub u64);
+
+/// Names a call to raise the feature level; chosen by the driver, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RaiseId(pub u64);

@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 
-use super::ids::{ReadId, RequestId, TransferId};
+use super::ids::{RaiseId, ReadId, RequestId, TransferId};
 use super::output::LogRead;
 use super::snapshot::{InstallEvent, SnapshotPiece};
 use crate::message::MessageHeader;
-use crate::{Instant, Message, ReplicaId, Sequence, Sessions, WriteId};
+use crate::{FeatureLevel, Instant, Message, ReplicaId, ReplicatedState, Sequence, Sessions, WriteId};
 
 /// One event; see [`super::Replica::step`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +50,15 @@ pub enum Input {
         /// When the caller gives up waiting.
         deadline: Instant,
     },
+    /// A local caller wants the feature level raised.
+    Raise {
+        /// The name of the call in the outputs.
+        id: RaiseId,
+        /// The level; `None`: the highest that all members execute.
+        to: Option<FeatureLevel>,
+        /// When the caller gives up waiting.
+        deadline: Instant,
+    },
     /// Whether this replica may lead. At start it may. A replica that may not lead still votes.
     Eligible(bool),
     /// Whether storage has space for more writes. At start it has.
@@ -61,8 +70,8 @@ pub enum Input {
     Stopping,
     /// Storage completed every log write up to and including this one.
     Durable(WriteId),
-    /// The executor applied everything through `sequence`, which left these sessions, time and
-    /// digest.
+    /// The executor applied everything through `sequence`, which left these sessions, time, digest
+    /// and feature level.
     Applied {
         /// The last value applied.
         sequence: Sequence,
@@ -72,6 +81,8 @@ pub enum Input {
         time_us: u64,
         /// The running digest after it.
         digest: u64,
+        /// The feature level after it.
+        feature_level: FeatureLevel,
     },
     /// The running digest at each multiple of the digest interval that the executor reached.
     Digests(Vec<(Sequence, u64)>),
@@ -93,4 +104,17 @@ pub enum Input {
         /// The entries from `read.from` on; none if the first is trimmed or damaged.
         entries: Vec<Bytes>,
     },
+}
+
+impl Input {
+    /// The executor applied what led to this state.
+    pub fn applied(state: &ReplicatedState) -> Input {
+        Input::Applied {
+            sequence: state.sequence,
+            sessions: state.sessions.clone(),
+            time_us: state.time_us,
+            digest: state.digest,
+            feature_level: state.feature_level,
+        }
+    }
 }

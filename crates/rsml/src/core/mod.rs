@@ -29,7 +29,7 @@
 //!
 //! # The rules
 //!
-//! Safety rests on twelve rules. Each is asserted where it could be broken (in brackets), and
+//! Safety rests on thirteen rules. Each is asserted where it could be broken (in brackets), and
 //! coverage points are named after them.
 //!
 //! 1. An entry is accepted only if the one before it is held in the same view. So a vote is one
@@ -58,6 +58,10 @@
 //! 11. Replicated time never goes back ([`Proposer::value`]).
 //! 12. Running digests are equal at equal sequences; a replica that a majority contradicts stops
 //!     (`digests`).
+//! 13. Only an entry of the log changes the feature level, and only upwards. A primary appends one
+//!     only if every member was heard from lately with a program that executes the new level. An
+//!     entry of a level that a replica's program does not execute stops that replica (`level`,
+//!     [`crate::Applier`]).
 //!
 //! # The contract with the driver
 //!
@@ -84,7 +88,8 @@
 //! | `forwarding` | requests and reads on their way to the primary |
 //! | `catch_up`, `trimming` | snapshots, and how long the log is kept |
 //! | `transfer`, `fitness`, `lease` | which replica should lead, and may |
-//! | `status` | reports to peers and operators |
+//! | `level` | the feature level, and when it is raised |
+//! | `status`, `freshness` | reports to peers and operators, and how old the state is |
 //! | `canonical` | one form of equal states, for the model checker |
 
 mod acceptor;
@@ -96,10 +101,12 @@ mod digests;
 mod dispatch;
 mod fitness;
 mod forwarding;
+mod freshness;
 mod ids;
 mod input;
 mod learner;
 mod lease;
+mod level;
 mod log;
 mod membership;
 mod options;
@@ -122,9 +129,10 @@ mod view_manager;
 
 pub use acceptor::Acceptor;
 pub use digests::{DivergedPeer, Divergence, DivergenceKind, RefusedCopy};
-pub use ids::{ReadId, RequestId, TransferId};
+pub use ids::{RaiseId, ReadId, RequestId, TransferId};
 pub use input::Input;
 pub use learner::Learner;
+pub use level::RaiseError;
 pub use membership::Membership;
 pub use options::CoreOptions;
 pub use output::{LogRead, Outgoing, Outputs, ReadPurpose, Refusal};

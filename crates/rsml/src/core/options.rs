@@ -1,7 +1,7 @@
 //! The settings of a replica's core.
 
 use super::Membership;
-use crate::ReplicaId;
+use crate::{LevelRange, ReplicaId};
 
 /// Times and sizes. All times are in microseconds, all sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +53,13 @@ pub struct CoreOptions {
     /// of the other replicas. The same on all replicas; the driver passes it to the
     /// [`crate::Applier`].
     pub digest_interval: u64,
+    /// The feature levels that this program executes.
+    pub levels: LevelRange,
+    /// The feature level is raised only if every member was heard from within this time.
+    pub level_heard_us: u64,
+    /// A primary raises the feature level by itself once all members have executed a higher one for
+    /// this long. `None`: only when asked, or while nothing was ever written.
+    pub raise_after_us: Option<u64>,
     /// Differs from replica to replica; only timing depends on it.
     pub seed: u64,
 }
@@ -80,6 +87,9 @@ impl CoreOptions {
             max_unapplied_bytes: 128 << 20,
             lease_us: 0,
             digest_interval: crate::DIGEST_INTERVAL,
+            levels: LevelRange::default(),
+            level_heard_us: 10_000_000,
+            raise_after_us: None,
             seed,
         }
     }

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::digests::Divergence;
-use super::ids::{ReadId, RequestId, TransferId};
+use super::ids::{RaiseId, ReadId, RequestId, TransferId};
+use super::level::RaiseError;
 use super::snapshot::{InstallStep, SnapshotRead};
 use super::transfer::TransferError;
-use crate::{Message, Persist, ReplicaId, Sequence, View};
+use crate::{FeatureLevel, Message, Persist, ReplicaId, Sequence, View};
 
 /// The receiver of entries that are read from storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,6 +94,12 @@ pub struct Outputs {
     /// Transfers asked for here that have ended: the replica that leads now, or why the primary is
     /// the same as before.
     pub transferred: Vec<(TransferId, Result<ReplicaId, TransferError>)>,
+    /// Calls to raise the feature level that have ended: the level that is applied here now, or why
+    /// it was not raised.
+    pub raised: Vec<(RaiseId, Result<FeatureLevel, RaiseError>)>,
+    /// A peer has applied a feature level that this program does not execute, so this replica cannot
+    /// follow any further: it must stop.
+    pub too_new: Option<FeatureLevel>,
     /// This replica's database is not what the log says, or it is unknown whose database is: the
     /// replica must stop serving, and does nothing any more.
     pub diverged: Option<Divergence>,

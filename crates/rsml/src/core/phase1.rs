@@ -5,12 +5,12 @@ use bytes::Bytes;
 use super::acceptor::Staging;
 use super::choice::{Best, Choice, Promised, Source, choose_log, source};
 use super::progress::Progress;
-use super::proposer::Proposer;
+use super::proposer::{LogEnd, Proposer};
 use super::replica::Replica;
 use super::view_manager::Campaign;
 use super::{LogRead, ReadPurpose, TransferError};
 use crate::message::{Fetch, Fetched, LostEntries, Message, Prepare, Promise, Refuse};
-use crate::value::{Sessions, Value};
+use crate::value::Value;
 use crate::{DiskId, ReplicaId, Sequence, View};
 
 impl Replica {
@@ -302,9 +302,9 @@ impl Replica {
         let campaign = self.views.lead(self.options.me);
         let best = campaign.best.expect("the log was chosen");
         let view = campaign.view;
-        let (sessions, time_us) = self.log_end_state(from, &entries);
-        let mut proposer = Proposer::new(view, best.last, best.accepted_view, sessions, time_us, self.now);
-        let no_op = proposer.value(self.now, Vec::new()).to_bytes();
+        let end = self.log_end(from, &entries);
+        let mut proposer = Proposer::new(view, best.last, best.accepted_view, end, self.now);
+        let no_op = self.first_value(&mut proposer, best.last).to_bytes();
         let mut entries = entries;
         entries.push(no_op);
         self.acceptor.adopt(view, best.last, self.learner.commit(), from, entries);
@@ -337,18 +337,19 @@ impl Replica {
         }
     }
 
-    /// Sessions and time as they will be once the whole log, with `entries` from `from` on, is
-    /// applied.
-    fn log_end_state(&self, from: Sequence, entries: &[Bytes]) -> (Sessions, u64) {
+    /// The state as it will be once the whole log, with `entries` from `from` on, is applied.
+    fn log_end(&self, from: Sequence, entries: &[Bytes]) -> LogEnd {
         let mut sessions = self.applied.sessions.clone();
         let mut time_us = self.applied.time_us;
+        let mut level = self.applied.level;
         let log = self.acceptor.log();
         let kept = log.read(self.learner.applied().next().max(log.first()), from.previous(), usize::MAX);
         for entry in kept.iter().chain(entries) {
             let value = Value::from_bytes(entry.clone());
             time_us = time_us.max(value.time_us);
+            level = value.level_after(level);
             value.advance_sessions(&mut sessions, |_, _, _, _| {});
         }
-        (sessions, time_us)
+        LogEnd { sessions, time_us, level }
     }
 }

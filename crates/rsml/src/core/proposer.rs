@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::progress::Progress;
 use crate::value::{RequestBatch, Sessions, Value};
-use crate::{Boot, DiskId, Instant, ReplicaId, Sequence, View};
+use crate::{Boot, DiskId, FeatureLevel, Instant, ReplicaId, Sequence, View};
 
 /// The answer of the proposer to requests.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +27,17 @@ const MAX_SESSIONS: usize = 256;
 
 /// Maximum number of requests in one batch of a value.
 const MAX_BATCH: usize = 1 << 16;
+
+/// The replicated state as it will be once the whole log is applied, as far as a proposer needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LogEnd {
+    /// The sessions.
+    pub sessions: Sessions,
+    /// Replicated time.
+    pub time_us: u64,
+    /// The feature level.
+    pub level: FeatureLevel,
+}
 
 /// Proposes values in one view, and tracks the progress of the peers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,21 +56,17 @@ pub struct Proposer {
     /// Replicated time, as of `time_at` on this replica's clock.
     time_us: u64,
     time_at: Instant,
+    /// The feature level as it will be once the whole log is applied.
+    pub level: FeatureLevel,
     /// Every voter, and every other peer that was heard from in this view.
     pub peers: BTreeMap<ReplicaId, Progress>,
 }
 
 impl Proposer {
     /// A proposer of `view`, whose log was adopted with length `adopted` from a log of
-    /// `adopted_view`. `sessions` and `time_us` are those at the end of that log.
-    pub fn new(
-        view: View,
-        adopted: Sequence,
-        adopted_view: View,
-        sessions: Sessions,
-        time_us: u64,
-        now: Instant,
-    ) -> Self {
+    /// `adopted_view`, and leads to the state `end`.
+    pub fn new(view: View, adopted: Sequence, adopted_view: View, end: LogEnd, now: Instant) -> Self {
+        let LogEnd { sessions, time_us, level } = end;
         Proposer {
             view,
             adopted,
@@ -69,6 +76,7 @@ impl Proposer {
             waiting_bytes: 0,
             time_us,
             time_at: now,
+            level,
             peers: BTreeMap::new(),
         }
     }
@@ -164,7 +172,22 @@ impl Proposer {
 
     /// A value of this view: without batches it is the no-op.
     pub fn value(&mut self, now: Instant, batches: Vec<RequestBatch>) -> Value {
-        Value { proposed_view: self.view.0, time_us: self.time(now), birth: None, batches }
+        Value { proposed_view: self.view.0, time_us: self.time(now), batches, ..Value::default() }
+    }
+
+    /// A value of this view that raises the feature level, and holds nothing else (rule 13).
+    ///
+    /// # Panics
+    /// If that is no higher than the level at the end of the log.
+    pub fn raising(&mut self, now: Instant, to: FeatureLevel) -> Value {
+        assert!(to > self.level, "an entry raises the feature level to {to}, and the log ends at level {}", self.level);
+        self.level = to;
+        Value { raise_feature_level: to.0, ..self.value(now, Vec::new()) }
+    }
+
+    /// Whether no request was ever proposed in this cluster.
+    pub fn has_no_requests(&self) -> bool {
+        self.sessions.is_empty()
     }
 
     /// Replicated time continues from the last one in the log, at the pace of this replica's
@@ -242,7 +265,7 @@ mod tests {
     use super::*;
 
     fn proposer() -> Proposer {
-        Proposer::new(View(257), Sequence(1), View::BIRTH, Sessions::new(), 0, Instant(0))
+        Proposer::new(View(257), Sequence(1), View::BIRTH, LogEnd::default(), Instant(0))
     }
 
     fn payloads(count: usize) -> Vec<Bytes> {

@@ -8,8 +8,10 @@ use super::acceptor::Acceptor;
 use super::catch_up::CatchUp;
 use super::digests::{Digests, Divergence};
 use super::fitness::Fitness;
+use super::freshness::Freshness;
 use super::learner::Learner;
 use super::lease::Leases;
+use super::level::{HeardLevels, Raise};
 use super::log::Log;
 use super::membership::Membership;
 use super::proposer::Proposer;
@@ -22,7 +24,7 @@ use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
 use crate::value::{ReplicatedState, Sessions, Value};
-use crate::{Boot, ClusterId, DiskId, HardState, Instant, Recovered, ReplicaId, Sequence, View};
+use crate::{Boot, ClusterId, DiskId, FeatureLevel, HardState, Instant, Recovered, ReplicaId, Sequence, View};
 
 /// Everything that a replica starts from.
 #[derive(Clone, Debug)]
@@ -75,6 +77,8 @@ pub struct Replica {
     pub(super) leases: Leases,
     /// A transfer of this primary's leadership in progress.
     pub(super) transfer: Option<LeadershipTransfer>,
+    pub(super) raise: Raise,
+    pub(super) freshness: Freshness,
     pub(super) bootstrap: Bootstrap,
 
     pub(super) timers: Timers,
@@ -100,11 +104,13 @@ pub(super) struct Applied {
     pub sessions: Sessions,
     pub time_us: u64,
     pub digest: u64,
+    pub level: FeatureLevel,
 }
 
 impl From<ReplicatedState> for Applied {
     fn from(state: ReplicatedState) -> Applied {
-        Applied { sessions: state.sessions, time_us: state.time_us, digest: state.digest }
+        let ReplicatedState { sessions, time_us, digest, feature_level: level, .. } = state;
+        Applied { sessions, time_us, digest, level }
     }
 }
 
@@ -130,6 +136,8 @@ pub(super) struct PeerRecords {
     pub heard: BTreeMap<ReplicaId, Instant>,
     /// The last report of each peer.
     pub reports: BTreeMap<ReplicaId, Report>,
+    /// What the programs on the peers' disks execute, as far as they were heard from lately.
+    pub levels: BTreeMap<(ReplicaId, DiskId), HeardLevels>,
 }
 
 /// The state of bootstrapping a cluster; see the module `birth`.
@@ -256,6 +264,8 @@ impl Replica {
             fitness: Fitness::new(now),
             leases: Leases::at_start(found.promised, now, lease_us, options.lease_us),
             transfer: None,
+            raise: Raise::default(),
+            freshness: Freshness::default(),
             bootstrap: Bootstrap { new_cluster_id, is_unannounced: false },
             timers: Timers::new(now),
             counters: Counters::default(),
@@ -303,6 +313,7 @@ impl Replica {
             }
             Input::CancelRead(id) => self.reads.cancel(id),
             Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
+            Input::Raise { id, to, deadline } => self.raise_level(id, to, deadline),
             Input::Eligible(is_eligible) => self.set_eligible(is_eligible),
             Input::Space(has_space) => self.set_space(has_space),
             Input::AmpleSpace(has_ample_space) => self.retention.has_ample_space = has_ample_space,
@@ -312,13 +323,16 @@ impl Replica {
                 self.switch_database(write_id);
                 self.after_durable();
             }
-            Input::Applied { sequence, sessions, time_us, digest } => {
+            Input::Applied { sequence, sessions, time_us, digest, feature_level } => {
                 // The former database may still report what it applied before a snapshot replaced
                 // it.
                 if sequence >= self.learner.applied() {
                     self.learner.apply(sequence);
                     self.finish_requests(&sessions);
-                    self.applied = Applied { sessions, time_us, digest };
+                    let before = self.applied.level;
+                    assert!(feature_level >= before, "the feature level went from {before} to {feature_level}");
+                    self.applied = Applied { sessions, time_us, digest, level: feature_level };
+                    self.finish_raises();
                 }
             }
             Input::Digests(recorded) => self.digests.record(&recorded, &self.membership),
@@ -339,6 +353,7 @@ impl Replica {
         self.forward_requests();
         self.choose();
         self.advance_transfer();
+        self.propose_raise();
         self.pack_values();
         self.run_reads();
         self.replicate();
@@ -346,6 +361,7 @@ impl Replica {
         self.answer_primary();
         self.learner.advance(&self.acceptor);
         self.deliver();
+        self.advance_freshness();
         self.acceptor.evict(self.learner.applied(), self.options.log_cache_bytes);
         self.outputs.persist = self.acceptor.take_writes();
         let entries = self.outputs.persist.iter().flat_map(|write| &write.entries);
@@ -370,6 +386,7 @@ impl Replica {
         self.report();
         self.watch_disk();
         self.tick_transfer();
+        self.tick_level();
         self.tick_catch_up();
         self.requests.retry(self.now, self.options.retry_us);
         self.retry_reads();
@@ -462,6 +479,8 @@ impl Replica {
             assert_eq!(proposer.view, self.acceptor.accepted_view(), "leads without holding the view's log");
             assert_eq!(proposer.view.owner(), Some(self.options.me), "leads a view that another replica owns");
             assert!(!self.fitness.is_stopping, "leads though it is about to stop");
+            let (end, applied) = (proposer.level, self.applied.level);
+            assert!(end >= applied, "the log of a primary ends at feature level {end}, and {applied} is applied");
             for (peer, progress) in &proposer.peers {
                 assert!(progress.matched <= self.acceptor.log().last(), "peer {peer} holds more than its primary");
             }

@@ -56,6 +56,7 @@ impl Replica {
             self.replies.answer.due = true;
         }
         self.learner.observe_commit(view, Sequence(message.commit), &self.acceptor);
+        self.observe_freshness(Sequence(message.commit));
     }
 
     fn follow(&mut self, view: View, primary: ReplicaId) {

@@ -6,9 +6,11 @@ use super::digests::{DivergedPeer, RefusedCopy};
 use super::replica::Replica;
 use super::snapshot::CopyStatus;
 use crate::message::MessageHeader;
-use crate::message::Report;
+use crate::message::{Levels, Report};
 use crate::value::{DigestAt, Value};
-use crate::{Boot, DiskId, Message, ReplicaId, Sequence, View};
+use crate::{Boot, DiskId, FeatureLevel, LevelRange, Message, ReplicaId, Sequence, View};
+
+use super::level::RaiseError;
 
 /// The state of a replica, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,13 @@ pub struct ReplicaStatus {
     pub proposals: u64,
     /// The bytes of its callers' requests without an outcome.
     pub pending_request_bytes: usize,
+    /// The feature level at `applied`.
+    pub feature_level: FeatureLevel,
+    /// The feature levels that its program executes.
+    pub levels: LevelRange,
+    /// The feature level to which the cluster can be raised now, as far as it knows, or why there
+    /// is none.
+    pub next_level: Result<FeatureLevel, RaiseError>,
     /// Messages dropped because they came from another cluster, a former start, or a disk that does
     /// not belong.
     pub foreign_messages: u64,
@@ -124,6 +133,9 @@ impl Replica {
             blocked: self.blocked,
             proposals: self.counters.proposals,
             pending_request_bytes: self.requests.bytes(),
+            feature_level: self.applied.level,
+            levels: self.options.levels,
+            next_level: self.next_level(self.applied.level),
             foreign_messages: self.counters.foreign,
         }
     }
@@ -173,6 +185,8 @@ impl Replica {
             copy_source: copy.as_ref().map_or(0, |copy| u32::from(copy.source.0) + 1),
             log_grown: self.stored.log_grown,
             digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
+            levels: Levels::field(self.options.levels),
+            feature_level: self.applied.level.to_field(),
         };
         self.send_all(Message::Report(report));
     }
@@ -180,6 +194,8 @@ impl Replica {
     /// Takes the report of a peer.
     pub(super) fn on_report(&mut self, sender: &MessageHeader, mut report: Report) {
         let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
+        self.note_levels(sender.replica, sender.disk_id, report.level_range());
+        self.note_applied_level(report.level());
         self.digests.observe(sender, Sequence(report.inherited), digests, &self.membership);
         self.peers.reports.insert(sender.replica, report);
     }

@@ -56,7 +56,7 @@ pub enum TransferError {
     Stopped(String),
 }
 
-fn whom_to_ask(primary: Option<ReplicaId>) -> String {
+pub(super) fn whom_to_ask(primary: Option<ReplicaId>) -> String {
     match primary {
         Some(primary) => format!("ask replica {primary}, which does"),
         None => "no primary is known now; try again once there is one".to_string(),

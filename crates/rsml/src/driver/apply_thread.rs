@@ -119,14 +119,13 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
     fn report_applied(&self) {
         let state = self.applier.state();
         self.core.shared().reads().applied(state.sequence);
-        let (sequence, sessions, time_us, digest) =
-            (state.sequence, state.sessions.clone(), state.time_us, state.digest);
+        self.core.shared().level.store(state.feature_level.0, Ordering::Release);
         {
             let mut status = self.core.shared().status();
-            status.digest = digest;
-            status.digest_sequence = sequence;
+            status.digest = state.digest;
+            status.digest_sequence = state.sequence;
         }
-        self.core.submit(Event::Input(Input::Applied { sequence, sessions, time_us, digest }));
+        self.core.submit(Event::Input(Input::applied(state)));
     }
 
     /// From time to time: starts a flush if the log has grown much, and reports which sequence the

@@ -149,6 +149,7 @@ impl CoreLock {
             role.established = false;
             role.recovered = false;
         });
+        shared.raises().abandon(&failure.reason);
         shared.transfers().abandon(&failure.reason);
         shared.requests().abandon(&failure.reason);
         shared.reads().abandon(&failure.reason);

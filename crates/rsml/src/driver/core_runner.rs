@@ -81,6 +81,7 @@ impl CoreRunner {
         }
         let mut outputs = self.core.ready(now);
         let diverged = outputs.diverged.take();
+        let too_new = outputs.too_new.take();
         self.follow_membership();
         self.dispatch(shared, outputs);
         if ticks {
@@ -88,6 +89,9 @@ impl CoreRunner {
         }
         if let Some(divergence) = diverged {
             return Err(divergence.into());
+        }
+        if let Some(level) = too_new {
+            return Err(Failure::too_new(level, self.core.status().levels));
         }
         self.publish(shared, ticks);
         Ok(())
@@ -160,6 +164,9 @@ impl CoreRunner {
         for (id, result) in outputs.transferred {
             shared.transfers().end(id, result);
         }
+        for (id, result) in outputs.raised {
+            shared.raises().end(id, result);
+        }
         if !outputs.persist.is_empty() {
             shared.log.push(LogWork::Persist(outputs.persist));
         }
@@ -229,6 +236,7 @@ impl CoreRunner {
             recovered: self.core.is_recovered(),
             failed: None,
         };
+        shared.up_to_date_at.store(self.core.up_to_date_at().map_or(0, |at| at.0 + 1), Ordering::Relaxed);
         let changed = shared.watch.send_if_modified(|published| {
             let changed = *published != role;
             if changed {

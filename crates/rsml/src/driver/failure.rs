@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Divergence, DivergenceKind, ExecutionError, ExecutionErrorKind, StorageError};
+use crate::{Divergence, DivergenceKind, ExecutionError, ExecutionErrorKind, FeatureLevel, LevelRange, StorageError};
 
 /// The kind of failure that stopped a replica. It determines what has to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +14,9 @@ pub enum FailureKind {
     /// The executor lacked a resource that may be available again later, such as file descriptors.
     /// A restart helps.
     Starved,
+    /// The log or the database is of a feature level that this program does not execute: another
+    /// release must be started.
+    TooNew,
     /// The database holds data that was never written to it: it must be rebuilt from a peer.
     Damaged,
     /// A majority of the replicas agrees on a state that differs from this one's: its database must
@@ -42,6 +45,14 @@ impl Failure {
         Failure { kind: FailureKind::Invariant, reason: "an invariant was violated; the log says which".into() }
     }
 
+    pub(super) fn too_new(level: FeatureLevel, levels: LevelRange) -> Failure {
+        let reason = format!(
+            "the cluster is at feature level {level}, and this program executes {levels}: start a release that executes \
+             level {level}"
+        );
+        Failure { kind: FailureKind::TooNew, reason }
+    }
+
     pub(super) fn shut_down() -> Failure {
         Failure { kind: FailureKind::ShutDown, reason: "it was shut down".into() }
     }
@@ -64,6 +75,7 @@ impl From<ExecutionError> for Failure {
         let kind = match error.kind {
             ExecutionErrorKind::Failed => FailureKind::Execution,
             ExecutionErrorKind::Starved => FailureKind::Starved,
+            ExecutionErrorKind::TooNew => FailureKind::TooNew,
             ExecutionErrorKind::Corrupt => FailureKind::Damaged,
         };
         Failure { kind, reason: error.to_string() }

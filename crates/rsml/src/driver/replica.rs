@@ -19,8 +19,8 @@ use super::sync::thread::JoinHandle;
 use super::sync::{Mutex, mpsc};
 use super::waiters::TransferReply;
 use super::work::Event;
-use crate::core::{Input, ReadId, RequestId, TransferError, TransferId};
-use crate::{ReplicaId, Sequence, View};
+use crate::core::{Input, RaiseError, RaiseId, ReadId, RequestId, TransferError, TransferId};
+use crate::{FeatureLevel, ReplicaId, Sequence, View};
 
 /// Grace period after the deadline in which the outcome of a request already sent is still
 /// reported.
@@ -145,6 +145,20 @@ impl ConsensusReplica {
         Sequence(self.shared().applied.load(Ordering::Acquire))
     }
 
+    /// The feature level that this replica's database has applied. Every request that is passed to
+    /// [`ConsensusReplica::execute_request_async`] from now on is executed at this level or a
+    /// higher one.
+    pub fn feature_level(&self) -> FeatureLevel {
+        FeatureLevel(self.shared().level.load(Ordering::Acquire))
+    }
+
+    /// For how long this replica's database may have missed what the primary committed: at least
+    /// everything from before is applied. `None`: no primary was heard since the start.
+    pub fn behind_for(&self) -> Option<Duration> {
+        let at = self.shared().up_to_date_at.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_micros(self.shared().now().0.saturating_sub(at)))
+    }
+
     /// Receives every change of role, view and primary, and the replica's failure.
     pub fn watch(&self) -> watch::Receiver<RoleChange> {
         self.shared().watch.subscribe()
@@ -193,6 +207,29 @@ impl ConsensusReplica {
         } else {
             self.core.submit(Event::Input(Input::Transfer { id, to, deadline }));
         }
+    }
+
+    /// Raises the feature level of the cluster: to `to`, or to the highest that the programs of all
+    /// members execute. Only the primary can do that. Returns the level once this replica has
+    /// applied it. From then on releases that do not execute it cannot be put back.
+    ///
+    /// # Errors
+    /// The level is the same as before, unless the error is [`RaiseError::TimedOut`] or
+    /// [`RaiseError::Stopped`]: then it may still be raised.
+    pub async fn raise_feature_level(
+        &self,
+        to: Option<FeatureLevel>,
+        deadline: StdInstant,
+    ) -> Result<FeatureLevel, RaiseError> {
+        let stopped = || Err(RaiseError::Stopped("it was shut down".into()));
+        let id = RaiseId(self.next_id());
+        let (reply, result) = oneshot::channel();
+        let deadline = self.shared().at(deadline);
+        self.shared().raises().add(id, reply);
+        if !self.core.shared().inbox.push(Event::Input(Input::Raise { id, to, deadline })) {
+            self.shared().raises().abandon("it was shut down");
+        }
+        result.await.unwrap_or_else(|_| stopped())
     }
 
     /// Sets whether this replica may lead; initially it may. A replica that may not lead votes and

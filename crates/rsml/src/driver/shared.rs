@@ -11,9 +11,9 @@ use super::inbox::Inbox;
 use super::options::ReplicaOptions;
 use super::status::{DriverStatus, RoleChange};
 use super::sync;
-use super::sync::atomic::{AtomicU64, AtomicUsize};
+use super::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use super::sync::{Mutex, MutexGuard};
-use super::waiters::{ReadWaiters, RequestWaiters, TransferWaiters};
+use super::waiters::{RaiseWaiters, ReadWaiters, RequestWaiters, TransferWaiters};
 use super::work::{Event, LogWork, SnapshotWork};
 use crate::Instant;
 
@@ -31,13 +31,19 @@ pub struct ReplicaShared {
     requests: Mutex<RequestWaiters>,
     reads: Mutex<ReadWaiters>,
     transfers: Mutex<TransferWaiters>,
+    raises: Mutex<RaiseWaiters>,
     /// The last sequence that the database has applied.
     pub applied: AtomicU64,
+    /// The core's time, plus 1, at which all that the primary had committed is applied by now; 0:
+    /// never since the start.
+    pub up_to_date_at: AtomicU64,
+    /// The feature level there.
+    pub level: AtomicU32,
     status: Mutex<DriverStatus>,
     pub watch: watch::Sender<RoleChange>,
     /// When the core's time was 0.
     pub started: StdInstant,
-    /// The next [`RequestId`](crate::core::RequestId), `ReadId` or `TransferId`.
+    /// The next [`RequestId`](crate::core::RequestId), `ReadId`, `TransferId` or `RaiseId`.
     pub next_id: AtomicU64,
     /// The number of requests and reads without an answer. If it is 0, a new one has no others to
     /// share a batch with.
@@ -65,7 +71,10 @@ impl ReplicaShared {
             requests: Mutex::new(RequestWaiters::new()),
             reads: Mutex::new(ReadWaiters::default()),
             transfers: Mutex::new(TransferWaiters::default()),
+            raises: Mutex::new(RaiseWaiters::default()),
             applied: AtomicU64::new(status.digest_sequence.0),
+            up_to_date_at: AtomicU64::new(0),
+            level: AtomicU32::new(status.core.feature_level.0),
             status: Mutex::new(status),
             watch: watch::Sender::new(role),
             started,
@@ -98,6 +107,10 @@ impl ReplicaShared {
 
     pub fn reads(&self) -> MutexGuard<'_, ReadWaiters> {
         self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn raises(&self) -> MutexGuard<'_, RaiseWaiters> {
+        self.raises.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn transfers(&self) -> MutexGuard<'_, TransferWaiters> {

@@ -55,7 +55,7 @@ impl<S: Storage> RecoveredReplica<S> {
     /// together.
     pub fn with_database<E: ExecutionNotifier>(self, executor: E) -> Result<ReadyReplica<S, E>, StartError> {
         let RecoveredReplica { options, mut storage, recovered } = self;
-        let applier = Applier::new(executor)?.recording_every(options.core.digest_interval);
+        let applier = Applier::new(executor, options.core.levels)?.recording_every(options.core.digest_interval);
         let state = applier.state().clone();
         if recovered.last < state.sequence {
             let (first, last) = (recovered.first, recovered.last);

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::error::{ReadError, RequestError};
-use crate::core::{ReadId, RequestId, TransferError, TransferId};
-use crate::{ReplicaId, Sequence};
+use crate::core::{RaiseError, RaiseId, ReadId, RequestId, TransferError, TransferId};
+use crate::{FeatureLevel, ReplicaId, Sequence};
 
 pub type RequestReply = oneshot::Sender<Result<Bytes, RequestError>>;
 pub type ReadReply = oneshot::Sender<Result<Sequence, ReadError>>;
@@ -166,6 +166,32 @@ impl TransferWaiters {
     pub fn abandon(&mut self, reason: &str) {
         for (_, reply) in self.waiting.drain() {
             reply(Err(TransferError::Stopped(reason.into())));
+        }
+    }
+}
+
+pub type RaiseReply = oneshot::Sender<Result<FeatureLevel, RaiseError>>;
+
+/// The callers that wait until the feature level is raised.
+#[derive(Default)]
+pub struct RaiseWaiters {
+    waiting: HashMap<RaiseId, RaiseReply>,
+}
+
+impl RaiseWaiters {
+    pub fn add(&mut self, id: RaiseId, reply: RaiseReply) {
+        self.waiting.insert(id, reply);
+    }
+
+    pub fn end(&mut self, id: RaiseId, result: Result<FeatureLevel, RaiseError>) {
+        if let Some(reply) = self.waiting.remove(&id) {
+            let _ = reply.send(result);
+        }
+    }
+
+    pub fn abandon(&mut self, reason: &str) {
+        for (_, reply) in self.waiting.drain() {
+            let _ = reply.send(Err(RaiseError::Stopped(reason.into())));
         }
     }
 }

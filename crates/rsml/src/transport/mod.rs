@@ -38,9 +38,10 @@ pub use crate::address::PeerAddress;
 pub use frame::{Decoder, EncodedFrame, Frame, FrameError, FrameKind};
 pub use in_memory::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
 pub use options::TcpOptions;
+pub use strangers::{Place, Strangers};
 pub use tcp::TcpTransport;
 pub use tls::{PeerTls, TlsError};
-pub use tls_files::{FileError, TlsFile, TlsFiles};
+pub use tls_files::{FileError, RenewalStatus, TlsFile, TlsFiles};
 pub use trouble::{Trouble, TroubleKind};
 
 /// One message in transit.
@@ -95,6 +96,11 @@ pub trait Transport: Send + Sync + 'static {
     /// peer can connect to it.
     fn troubles(&self) -> BTreeMap<ReplicaId, Arc<Trouble>> {
         BTreeMap::new()
+    }
+
+    /// What an operator should know about this replica's certificates; `None` without TLS.
+    fn certificates(&self) -> Option<Arc<RenewalStatus>> {
+        None
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-pub(super) struct Strangers {
+/// The strangers of one listener.
+pub struct Strangers {
     most: usize,
     all: Mutex<All>,
 }
@@ -23,7 +24,7 @@ struct All {
 }
 
 /// One connection's place among the strangers. Dropping it frees the place.
-pub(super) struct Place {
+pub struct Place {
     strangers: Arc<Strangers>,
     number: u64,
 }

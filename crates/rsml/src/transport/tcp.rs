@@ -30,7 +30,7 @@ use super::options::TcpOptions;
 use super::shared::TransportShared;
 use super::tls::Credentials;
 use super::trouble::Trouble;
-use super::{Envelope, EventSink, Transport, TransportStatistics};
+use super::{Envelope, EventSink, RenewalStatus, Transport, TransportStatistics};
 use crate::{Membership, ReplicaId};
 
 /// A [`Transport`] over TCP, with or without TLS. It shuts down when it is dropped.
@@ -70,6 +70,9 @@ impl TcpTransport {
         }
         let transport = TcpTransport { shared: shared.clone() };
         transport.set_peers(&membership);
+        if let Some(credentials) = &shared.credentials {
+            shared.spawn(credentials.watch());
+        }
         let accepting = shared.clone();
         shared.spawn(async move {
             let listener = match listener {
@@ -139,6 +142,10 @@ impl Transport for TcpTransport {
         let peers = self.shared.peers();
         let peers = peers.iter().filter_map(|peer| Some((peer.id, peer.trouble.get()?)));
         peers.chain(own).collect()
+    }
+
+    fn certificates(&self) -> Option<Arc<RenewalStatus>> {
+        self.shared.credentials.as_ref().map(|credentials| credentials.status())
     }
 }
 

@@ -10,8 +10,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tls_files::{Configurations, FileError, RenewedTls, Subject, TlsFiles};
+use tls_files::{Configurations, FileError, PeerSource, RenewalStatus, Renewed, Subject, TlsFiles};
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::ReplicaId;
@@ -47,7 +48,7 @@ pub enum TlsError {
 impl PeerTls {
     /// The PEM files of one replica, with the default names in all certificates.
     pub fn new(ca: impl Into<PathBuf>, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        let files = TlsFiles { ca: ca.into(), certificate: certificate.into(), key: key.into() };
+        let files = TlsFiles { ca: ca.into(), certificate: certificate.into(), key: key.into(), crl: None };
         PeerTls { files, names: BTreeMap::new() }
     }
 
@@ -81,15 +82,19 @@ impl PeerTls {
     }
 }
 
+/// How often the files are looked at while no connection is made.
+const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+
 /// This replica's certificates and the names of its peers.
 pub(super) struct Credentials {
-    certificates: Arc<RenewedTls>,
+    certificates: Arc<Renewed<PeerSource>>,
     tls: PeerTls,
 }
 
 impl Credentials {
     pub fn new(tls: PeerTls, me: ReplicaId) -> Result<Self, TlsError> {
-        let certificates = RenewedTls::new(tls.files.clone(), tls.subject(me)?, report(&tls, me))?;
+        let source = PeerSource { files: tls.files.clone(), subject: tls.subject(me)? };
+        let certificates = Renewed::new(source, report(&tls, me))?;
         tls.names.keys().try_for_each(|peer| tls.server_name(*peer).map(|_| ()))?;
         Ok(Credentials { certificates: Arc::new(certificates), tls })
     }
@@ -99,14 +104,24 @@ impl Credentials {
         self.tls.server_name(peer).expect("all names were checked at the start")
     }
 
-    /// For the next connection; see [`RenewedTls::current`].
+    /// For the next connection; see [`Renewed::current`].
     pub async fn current(&self) -> Configurations {
         self.certificates.current().await
+    }
+
+    /// What an operator should know about the files.
+    pub fn status(&self) -> Arc<RenewalStatus> {
+        self.certificates.status()
+    }
+
+    /// See [`Renewed::watch`].
+    pub fn watch(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.certificates.clone().watch(WATCH_INTERVAL)
     }
 }
 
 /// Logs what happens to renewed files.
-fn report(tls: &PeerTls, me: ReplicaId) -> impl Fn(Result<(), FileError>) + Send + Sync + 'static {
+fn report(tls: &PeerTls, me: ReplicaId) -> impl Fn(Result<(), &FileError>) + Send + Sync + 'static {
     let (complaints, certificate) = (LogThrottle::new(), tls.files.certificate.clone());
     move |renewed| match renewed {
         Ok(()) => tracing::info!(replica = me.0, certificate = %certificate.display(), "read renewed certificates"),

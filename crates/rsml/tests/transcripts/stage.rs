@@ -8,8 +8,8 @@ use rsml::MessageHeader;
 use rsml::core::{CoreOptions, Input, InstallStep, Outgoing, Outputs, ReadId, Replica, RequestId, Start, TransferId};
 use rsml::wal::InMemoryStorage;
 use rsml::{
-    Applier, Boot, DiskId, ExecutionNotifier, Instant, Message, Persist, ReplicaId, Sequence, SnapshotInstaller,
-    SnapshotServer, Storage,
+    Applier, Boot, DiskId, ExecutionNotifier, Instant, LevelRange, Message, Persist, ReplicaId, Sequence,
+    SnapshotInstaller, SnapshotServer, Storage,
 };
 
 use crate::executor::ListExecutor;
@@ -57,7 +57,7 @@ enum ApplyWork {
 
 impl Node {
     fn new() -> Node {
-        let applier = Applier::new(ListExecutor::default()).expect("an empty database is sound");
+        let applier = Applier::new(ListExecutor::default(), LevelRange::default()).expect("an empty database is sound");
         let snapshots = applier.executor().snapshots();
         Node {
             core: None,
@@ -253,9 +253,8 @@ impl Stage {
     }
 
     fn tell_applied(&mut self, node: usize) {
-        let state = self.nodes[node].applier.state().clone();
-        let (sequence, sessions, time_us, digest) = (state.sequence, state.sessions, state.time_us, state.digest);
-        self.step(node, Input::Applied { sequence, sessions, time_us, digest });
+        let applied = Input::applied(self.nodes[node].applier.state());
+        self.step(node, applied);
     }
 
     /// Gives the core an input while its outputs are being performed.
@@ -341,7 +340,8 @@ impl Stage {
     pub fn lose_database(&mut self, node: usize) {
         assert!(self.nodes[node].core.is_none(), "it runs");
         self.write(&format!("{} loses its database", name(node)));
-        self.nodes[node].applier = Applier::new(ListExecutor::default()).expect("an empty database is sound");
+        self.nodes[node].applier =
+            Applier::new(ListExecutor::default(), LevelRange::default()).expect("an empty database is sound");
     }
 
     /// A replica that is down gets an empty disk in the place of its own.

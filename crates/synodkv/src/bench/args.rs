@@ -10,7 +10,7 @@ use super::naming::{Naming, UNIQUE_DIGITS, YCSB_KEY_BYTES, hex_digits};
 use super::workload::Workload;
 use crate::failure::Failure;
 use crate::output::Format;
-use crate::targets::{ThriftTarget, check_addresses};
+use crate::targets::ThriftTarget;
 use crate::usage::epilogue;
 
 /// Measure throughput and latency.
@@ -236,7 +236,7 @@ pub struct LoadArgs {
 
 impl LoadArgs {
     pub fn check(&self) -> Result<(), Failure> {
-        check_addresses("--addr", &self.target.addresses)?;
+        self.target.addresses()?;
         if self.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e7)) {
             return Err(Failure::Usage("--rate: expected a number above 0, up to 10000000".to_string()));
         }

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use kv_api::thrift::wire::{Scanner, WireLimits, decode_reply};
 use kv_api::thrift::{Method, ThriftReply};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Run;
 use super::keys::KeySpace;
 use super::statistics::Statistics;
 use super::template::Template;
+use super::wire::Wire;
 use super::workload::Operation;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -97,15 +96,16 @@ impl Driver {
     pub async fn run(mut self) {
         while Instant::now() < self.run.ends_at {
             let address = self.run.addresses[self.address % self.run.addresses.len()].clone();
-            let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
-                Ok(Ok(stream)) if stream.set_nodelay(true).is_ok() => stream,
-                _ => {
+            let connecting = Wire::connect(&address, self.run.tls.as_ref(), self.run.token.as_ref());
+            let mut wire = match timeout(CONNECT_TIMEOUT, connecting).await {
+                Ok(Some(wire)) => wire,
+                Ok(None) | Err(_) => {
                     self.address += 1;
                     sleep_until((Instant::now() + PAUSE).min(self.run.ends_at)).await;
                     continue;
                 }
             };
-            match self.drive(&stream).await {
+            match self.drive(&mut wire).await {
                 End::Done => return,
                 End::Lost => self.forget_connection(),
             }
@@ -132,7 +132,7 @@ impl Driver {
         }
     }
 
-    async fn drive(&mut self, stream: &TcpStream) -> End {
+    async fn drive(&mut self, wire: &mut Wire) -> End {
         let timer = sleep_until(self.run.ends_at);
         tokio::pin!(timer);
         loop {
@@ -145,22 +145,20 @@ impl Driver {
                 self.give_up("NO_ANSWER");
                 return End::Done;
             }
-            if self.write(stream).is_err() {
+            if self.write(wire).is_err() {
                 return End::Lost;
             }
             let wake_at = self.wake_at(now);
             if timer.deadline() != wake_at {
                 timer.as_mut().reset(wake_at);
             }
-            let interest =
-                if self.output.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
             tokio::select! {
-                ready = stream.ready(interest) => if ready.is_err() {
+                ready = wire.ready(!self.output.is_empty()) => if ready.is_err() {
                     return End::Lost;
                 },
                 () = &mut timer => {}
             }
-            if self.read(stream).is_err() {
+            if self.read(wire).is_err() {
                 return End::Lost;
             }
         }
@@ -240,9 +238,9 @@ impl Driver {
         self.under_way.push_back(UnderWay { operation, method: template.method, since, number });
     }
 
-    fn write(&mut self, stream: &TcpStream) -> std::io::Result<()> {
+    fn write(&mut self, wire: &mut Wire) -> std::io::Result<()> {
         while self.written < self.output.len() {
-            match stream.try_write(&self.output[self.written..]) {
+            match wire.try_write(&self.output[self.written..]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -250,17 +248,17 @@ impl Driver {
         }
         self.output.clear();
         self.written = 0;
-        Ok(())
+        wire.try_flush()
     }
 
     /// Reads and processes everything that has arrived.
-    fn read(&mut self, stream: &TcpStream) -> Result<(), Broken> {
+    fn read(&mut self, wire: &mut Wire) -> Result<(), Broken> {
         loop {
             if self.filled == self.input.len() {
                 // Makes room for a reply that does not fit, which is rare.
                 self.input.resize(self.input.len() * 2, 0);
             }
-            match stream.try_read(&mut self.input[self.filled..]) {
+            match wire.try_read(&mut self.input[self.filled..]) {
                 Ok(0) => return Err(Broken),
                 Ok(count) => self.filled += count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
@@ -268,7 +266,7 @@ impl Driver {
             }
             let room_left = self.filled < self.input.len();
             self.take_replies()?;
-            if room_left {
+            if room_left && wire.reads_all_at_once() {
                 // The socket had no more, so another read would only return that.
                 return Ok(());
             }

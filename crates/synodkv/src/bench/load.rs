@@ -11,7 +11,6 @@ use super::args::{FillArgs, Shape};
 use super::random::noise;
 use crate::failure::Failure;
 use crate::output::{self, Format};
-use crate::targets::check_addresses;
 
 /// Approximate bytes of one commit.
 const COMMIT_BYTES: u64 = 256 << 10;
@@ -53,7 +52,7 @@ fn finished(result: Option<Result<Result<(), ClientError>, tokio::task::JoinErro
 
 /// `bench load`.
 pub async fn run(args: FillArgs) -> Result<ExitCode, Failure> {
-    check_addresses("--addr", &args.target.addresses)?;
+    args.target.addresses()?;
     args.records.check(args.workload)?;
     let (shape, records) = (args.records.shape(args.workload), args.records.keys);
     shape.check_names(records)?;

@@ -20,6 +20,7 @@ mod random;
 mod statistics;
 mod template;
 mod transactions;
+mod wire;
 mod workload;
 
 use std::cell::RefCell;
@@ -27,10 +28,11 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use kv_client::Client;
+use kv_client::{Client, Tls, Token};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
+use crate::access;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use acknowledged::Recorder;
@@ -53,6 +55,8 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
 /// The state that all connections of a run share.
 struct Run {
     addresses: Vec<String>,
+    tls: Option<Tls>,
+    token: Option<Token>,
     connections: u32,
     rate: Option<f64>,
     begins_at: Instant,
@@ -83,7 +87,9 @@ async fn measure(args: LoadArgs) -> Result<ExitCode, Failure> {
     let begins_at = Instant::now();
     let operations = args.workload.mix().iter().map(|(operation, _)| *operation);
     let run = Rc::new(Run {
-        addresses: args.target.addresses.clone(),
+        addresses: args.target.addresses()?,
+        tls: access::tls()?,
+        token: access::token()?,
         connections: args.connections(),
         rate: args.rate,
         begins_at,

@@ -43,8 +43,12 @@ impl Templates {
         let shape = args.shape();
         let key = |fill: Fill| vec![fill.key; shape.naming.key_size()];
         let value = |fill: Fill| vec![fill.value; shape.value_size];
-        let put = Template::new(|fill| SetRequest { key: key(fill), value: value(fill), column_family: None }.into());
-        let get = Template::new(|fill| GetRequest { key: key(fill), column_family: None, consistency: None }.into());
+        let put = Template::new(|fill| {
+            SetRequest { key: key(fill), value: value(fill), column_family: None, auth_token: None }.into()
+        });
+        let get = Template::new(|fill| {
+            GetRequest { key: key(fill), column_family: None, consistency: None, auth_token: None }.into()
+        });
         let scan = Template::new(|fill| {
             GetRangeRequest {
                 begin_key: Some(key(fill)),
@@ -60,6 +64,7 @@ impl Templates {
                 begin_selector: None,
                 end_selector: None,
                 consistency: None,
+                auth_token: None,
             }
             .into()
         });
@@ -81,6 +86,7 @@ impl Templates {
                 read_conflicts: None,
                 finished_idempotency_ids: None,
                 include_details: None,
+                auth_token: None,
             }
             .into()
         });

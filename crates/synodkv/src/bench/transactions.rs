@@ -24,9 +24,9 @@ pub async fn connect(args: &LoadArgs) -> Result<Client, Failure> {
         connections_per_endpoint: args.connections() as usize,
         // The client itself should not limit concurrency.
         max_in_flight: args.concurrency.max(1024) as usize,
-        ..args.target.options()
+        ..args.target.options()?
     };
-    Ok(Client::connect(args.target.addresses.iter().cloned(), options).await?)
+    Ok(Client::connect(args.target.addresses()?, options).await?)
 }
 
 /// The state that all loops share.

@@ -17,7 +17,7 @@ use crate::statement::commands::{self, find};
 use crate::statement::execute::{Outcome, Stop, execute};
 use crate::statement::parse::parse;
 use crate::statement::{Line, SessionCommand, Statement, present};
-use crate::targets::{ThriftTarget, check_addresses};
+use crate::targets::ThriftTarget;
 use crate::text::Notation;
 
 /// Long, because people take their time. The server's readable window ends a transaction earlier.
@@ -27,6 +27,7 @@ const FAILED: &str = "the transaction has failed, and nothing of it will be writ
 
 pub struct Session {
     target: ThriftTarget,
+    addresses: Vec<String>,
     timeout: Duration,
     notation: Notation,
     format: Format,
@@ -53,10 +54,11 @@ pub enum Next {
 
 impl Session {
     pub fn new(args: &ShellArgs, is_interactive: bool) -> Result<Self, Failure> {
-        check_addresses("--addr", &args.target.addresses)?;
+        let addresses = args.target.addresses()?;
         let interrupts = is_interactive.then(|| signal(SignalKind::interrupt())).transpose()?;
         Ok(Session {
             target: args.target.clone(),
+            addresses,
             timeout: args.target.timeout(),
             notation: args.presentation.notation(),
             format: args.presentation.format,
@@ -77,7 +79,7 @@ impl Session {
     }
 
     pub fn address(&self) -> String {
-        self.target.addresses.join(",")
+        self.addresses.join(",")
     }
 
     /// The prompt, which shows whether a transaction is open and whether it has failed.

@@ -58,26 +58,28 @@ impl RawClient {
     }
 
     pub async fn read_version(&mut self) -> i64 {
-        let reply = self.call(wire::GetReadVersionRequest {}).await;
+        let reply = self.call(wire::GetReadVersionRequest { auth_token: None }).await;
         assert!(reply.success, "{reply:?}");
         reply.read_version
     }
 
     pub async fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
-        let request = wire::GetRequest { key: key.to_vec(), column_family: None, consistency: None };
+        let request = wire::GetRequest { key: key.to_vec(), column_family: None, consistency: None, auth_token: None };
         let reply = self.call(request).await;
         assert_eq!(reply.error, None);
         reply.found.then_some(reply.value)
     }
 
     pub async fn set(&mut self, key: &[u8], value: &[u8]) {
-        let request = wire::SetRequest { key: key.to_vec(), value: value.to_vec(), column_family: None };
+        let request =
+            wire::SetRequest { key: key.to_vec(), value: value.to_vec(), column_family: None, auth_token: None };
         let reply = self.call(request).await;
         assert!(reply.success, "{reply:?}");
     }
 
     pub async fn get_at(&mut self, key: &[u8], read_version: i64) -> wire::SnapshotGetResponse {
-        self.call(wire::SnapshotGetRequest { key: key.to_vec(), read_version, column_family: None }).await
+        self.call(wire::SnapshotGetRequest { key: key.to_vec(), read_version, column_family: None, auth_token: None })
+            .await
     }
 
     /// Makes a commit that must succeed, and returns its version.
@@ -121,6 +123,7 @@ pub fn commit(operations: Vec<wire::Operation>) -> wire::AtomicCommitRequest {
         read_conflicts: None,
         finished_idempotency_ids: None,
         include_details: Some(true),
+        auth_token: None,
     }
 }
 
@@ -140,6 +143,7 @@ pub fn range(begin: &[u8], end: &[u8]) -> wire::GetRangeRequest {
         begin_selector: None,
         end_selector: None,
         consistency: None,
+        auth_token: None,
     }
 }
 
@@ -159,5 +163,6 @@ pub fn range_at(range: wire::GetRangeRequest, read_version: i64) -> wire::Snapsh
         target_bytes: range.target_bytes,
         begin_selector: range.begin_selector,
         end_selector: range.end_selector,
+        auth_token: None,
     }
 }

@@ -71,20 +71,21 @@ impl Client {
     }
 
     async fn set(&mut self, key: &str, value: Vec<u8>) {
-        let request = wire::SetRequest { key: key.as_bytes().to_vec(), value, column_family: None };
+        let request = wire::SetRequest { key: key.as_bytes().to_vec(), value, column_family: None, auth_token: None };
         let reply = self.call(request).await.expect("an answer");
         assert!(reply.success, "{reply:?}");
     }
 
     async fn is_found(&mut self, key: &str) -> bool {
-        let request = wire::GetRequest { key: key.as_bytes().to_vec(), column_family: None, consistency: None };
+        let request =
+            wire::GetRequest { key: key.as_bytes().to_vec(), column_family: None, consistency: None, auth_token: None };
         self.call(request).await.expect("an answer").found
     }
 }
 
 /// All rows, without a limit.
 fn everything() -> wire::GetRangeRequest {
-    wire::GetRangeRequest::new(None, None, None, None, None, None, 0, None, None, None, None, None, None)
+    wire::GetRangeRequest::new(None, None, None, None, None, None, 0, None, None, None, None, None, None, None)
 }
 
 /// Waits until the server has closed a connection.

@@ -21,4 +21,5 @@ mod logging;
 mod network;
 #[cfg(feature = "rocksdb")]
 mod power;
+mod tls;
 mod tools;

@@ -5,6 +5,7 @@
 mod damage;
 #[cfg(feature = "rocksdb")]
 mod directories;
+mod levels;
 mod switching;
 
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_api::{AtomicCommit, LoggedWrite, Mutation};
 use kv_store::{EngineKind, ResourceOptions, SharedResources};
-use rsml::{Boot, CommittedRequest, CommittedValue, DiskId, ExecutionNotifier, SealedState, Sequence};
+use rsml::{Boot, CommittedRequest, CommittedValue, DiskId, ExecutionNotifier, FeatureLevel, SealedState, Sequence};
 
 use super::{KvStoreExecutor, ReplicaDatabases};
 use crate::router::ReadSlots;
@@ -86,7 +87,7 @@ fn apply(executor: &mut KvStoreExecutor, keys: &[&str], value: &str) -> Vec<Byte
         number: sequence.0,
         payload: LoggedWrite::commit(AtomicCommit::of(mutations)).to_bytes(),
     };
-    let value = CommittedValue { sequence, time_us: 0, requests: vec![request] };
+    let value = CommittedValue { sequence, time_us: 0, feature_level: FeatureLevel::FIRST, requests: vec![request] };
     let executed = executor.notify_commit(&value).expect("decided");
     executed.commit(SealedState { sequence, state: state_at(sequence) }).expect("applied")
 }

@@ -107,5 +107,5 @@ impl Client {
 }
 
 pub fn get(key: &str) -> GetRequest {
-    GetRequest::new(key.as_bytes().to_vec(), None, None)
+    GetRequest::new(key.as_bytes().to_vec(), None, None, None)
 }

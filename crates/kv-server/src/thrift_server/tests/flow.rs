@@ -112,7 +112,7 @@ async fn a_large_message_among_small_ones_is_understood() {
     let server = TestServer::with_defaults().await;
     let mut client = server.client().await;
     let mut bytes = client.encode(get("before"));
-    bytes.extend(client.encode(SetRequest::new(b"k".to_vec(), vec![1; 5_000_000], None)));
+    bytes.extend(client.encode(SetRequest::new(b"k".to_vec(), vec![1; 5_000_000], None, None)));
     bytes.extend(client.encode(get("after")));
     client.send_bytes(&bytes).await;
     assert_eq!(client.receive_value().await, "before");

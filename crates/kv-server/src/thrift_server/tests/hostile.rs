@@ -82,7 +82,7 @@ async fn an_oversized_declaration_is_refused_before_its_content_arrives() {
 async fn a_message_above_the_limit_is_refused_while_its_sender_is_still_sending() {
     let server = TestServer::start(ThriftServerOptions { max_message_bytes: 100_000, ..Default::default() }).await;
     let mut client = server.client().await;
-    let message = client.encode(SetRequest::new(b"k".to_vec(), vec![1; 10_000_000], None));
+    let message = client.encode(SetRequest::new(b"k".to_vec(), vec![1; 10_000_000], None, None));
     client.send_bytes(&message[..150_000]).await;
     assert!(client.receive_exception().await.1.message.contains("100000"));
     client.assert_closed().await;

@@ -12,11 +12,11 @@ const MIB: usize = 1 << 20;
 /// A range whose reply has this many bytes.
 fn range(bytes: usize) -> GetRangeRequest {
     let key = bytes.to_string().into_bytes();
-    GetRangeRequest::new(key, None, None, None, None, None, None, None, None, None, None, None, None)
+    GetRangeRequest::new(key, None, None, None, None, None, None, None, None, None, None, None, None, None)
 }
 
 fn set(bytes: usize) -> SetRequest {
-    SetRequest::new(b"k".to_vec(), vec![1; bytes], None)
+    SetRequest::new(b"k".to_vec(), vec![1; bytes], None, None)
 }
 
 async fn receive_rows(client: &mut Client) -> usize {

@@ -59,7 +59,7 @@ fn a_report_is_sent_at_the_moment_it_is_due() {
 #[test]
 fn an_unborn_replica_calls_the_others_at_the_moment_it_is_due() {
     let mut lone = Lone::started(0, View::BIRTH, |_, start| start.recovered.hard_state = None);
-    let calls = |outputs: Outputs| sent_to(&outputs, ONE) == [Message::Hello(Hello {})];
+    let calls = |outputs: Outputs| sent_to(&outputs, ONE) == [Message::Hello(Hello::default())];
     assert!(calls(lone.tick_at(100)));
     assert!(!calls(lone.tick_at(100 + 49_999)));
     assert!(calls(lone.tick_at(100 + 50_000)));

@@ -11,8 +11,8 @@ use crate::message::MessageHeader;
 use crate::transport::{Envelope, EventSink, Transport, TransportEvent};
 use crate::wal::InMemoryStorage;
 use crate::{
-    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, Membership,
-    Message, Persist, Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
+    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, LevelRange,
+    Membership, Message, Persist, Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
     StorageStatistics,
 };
 
@@ -198,10 +198,7 @@ fn step_until(
             }
             if !outputs.deliver.is_empty() {
                 applier.apply(outputs.deliver).expect("the counter does not fail");
-                let state = applier.state();
-                let (sequence, sessions) = (state.sequence, state.sessions.clone());
-                let (time_us, digest) = (state.time_us, state.digest);
-                core.step(*now, Input::Applied { sequence, sessions, time_us, digest });
+                core.step(*now, Input::applied(applier.state()));
             }
         }
         assert!(now.0 < 60_000_000, "it takes too long: {:?}", core.status());
@@ -231,7 +228,7 @@ impl Harness {
     /// lets it become primary, and only then starts its threads.
     pub fn start() -> Harness {
         let mut log = Log::default();
-        let mut applier = Applier::new(Counter::default()).expect("it is empty");
+        let mut applier = Applier::new(Counter::default(), LevelRange::default()).expect("it is empty");
         let mut now = Instant(0);
         let mut bootstrapper = new_core(&[ME], &mut log, &applier, now);
         step_until(&mut bootstrapper, (&mut log, &mut applier), &mut now, Replica::is_recovered);

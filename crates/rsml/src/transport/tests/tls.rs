@@ -61,7 +61,7 @@ impl Authority {
 
     fn files_of(&self, folder: &Path, signed: &Signed) -> PeerTls {
         let tls = PeerTls::new(folder.join("ca.pem"), folder.join("replica.pem"), folder.join("replica.key"));
-        let TlsFiles { ca, certificate, key } = &tls.files;
+        let TlsFiles { ca, certificate, key, crl: _ } = &tls.files;
         for (path, text) in [(ca, &self.issuer.pem()), (certificate, &signed.certificate), (key, &signed.key)] {
             fs::write(path, text).expect("a file");
         }

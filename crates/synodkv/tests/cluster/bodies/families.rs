@@ -24,13 +24,17 @@ async fn create<C: TestCluster>(cluster: &C, server: usize, name: &str) {
 
 async fn set_in(client: &mut RawClient, family: &str, key: &[u8]) -> Option<String> {
     let column_family = Some(family.to_string());
-    client.call(wire::SetRequest { key: key.to_vec(), value: b"v".to_vec(), column_family }).await.error_code
+    client
+        .call(wire::SetRequest { key: key.to_vec(), value: b"v".to_vec(), column_family, auth_token: None })
+        .await
+        .error_code
 }
 
 /// Whether the key exists, or the error code if the family does not.
 async fn find_in(client: &mut RawClient, family: &str, key: &[u8]) -> Result<bool, String> {
     let column_family = Some(family.to_string());
-    let reply = client.call(wire::GetRequest { key: key.to_vec(), column_family, consistency: None }).await;
+    let reply =
+        client.call(wire::GetRequest { key: key.to_vec(), column_family, consistency: None, auth_token: None }).await;
     match reply.error_code {
         None => Ok(reply.found),
         Some(code) => Err(code),

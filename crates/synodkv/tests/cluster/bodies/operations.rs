@@ -177,6 +177,7 @@ async fn single_versionstamped_keys_and_values_are_unique_and_in_order<C: TestCl
                 key_prefix: buffer.clone(),
                 value: vec![round],
                 column_family: None,
+                auth_token: None,
             };
             let reply = client.call(request).await;
             assert!(reply.success, "{reply:?}");
@@ -185,6 +186,7 @@ async fn single_versionstamped_keys_and_values_are_unique_and_in_order<C: TestCl
                 key: b"newest".to_vec(),
                 value_prefix: buffer.clone(),
                 column_family: None,
+                auth_token: None,
             };
             let reply = client.call(request).await;
             assert!(reply.success, "{reply:?}");
@@ -201,6 +203,7 @@ async fn single_versionstamped_keys_and_values_are_unique_and_in_order<C: TestCl
             key_prefix: b"as it is, not stamped".to_vec(),
             value: Vec::new(),
             column_family: None,
+            auth_token: None,
         };
         assert_eq!(client.call(kept).await.generated_key, b"as it is, not stamped");
     }

@@ -68,7 +68,7 @@ async fn a_pinned_version_stays_readable_where_it_is_pinned<C: TestCluster>(clus
     clients[0].commit((b'a'..=b'e').map(|key| put(&[key], b"old")).collect()).await;
     let version = clients[0].read_version().await;
     let mut pinning = clients.pop().expect("a server");
-    let pin = || wire::PinSnapshotRequest { read_version: version, ttl_ms: Some(600_000) };
+    let pin = || wire::PinSnapshotRequest { read_version: version, ttl_ms: Some(600_000), auth_token: None };
     let pinned = pinning.call(pin()).await;
     assert!(pinned.success && pinned.expires_at_ms.is_some(), "{pinned:?}");
     pinning.commit(vec![operation("clear_range", b"b", Some(b"z")), put(b"a", b"new")]).await;
@@ -81,7 +81,7 @@ async fn a_pinned_version_stays_readable_where_it_is_pinned<C: TestCluster>(clus
     assert_eq!(pinning.get_at(b"a", version).await.value, b"old");
     let rows = pinning.call(range_at(range(b"", b"z"), version)).await;
     assert_eq!((rows.success, rows.key_values.len()), (true, 5), "{rows:?}");
-    assert!(pinning.call(wire::UnpinSnapshotRequest { read_version: version }).await.success);
+    assert!(pinning.call(wire::UnpinSnapshotRequest { read_version: version, auth_token: None }).await.success);
     assert_eq!(pinning.get_at(b"a", version).await.error_code.as_deref(), TOO_OLD);
     assert_eq!(pinning.call(pin()).await.error_code.as_deref(), TOO_OLD);
     cluster.assert_replicas_agree().await;
@@ -132,7 +132,7 @@ async fn a_version_that_does_not_exist_yet_is_refused_after_asking<C: TestCluste
     let current = clients[0].read_version().await;
     for client in &mut clients {
         assert_eq!(client.get_at(b"k", current + 1).await.error_code.as_deref(), Some("FUTURE_VERSION"));
-        let pin = wire::PinSnapshotRequest { read_version: current + 1, ttl_ms: None };
+        let pin = wire::PinSnapshotRequest { read_version: current + 1, ttl_ms: None, auth_token: None };
         assert_eq!(client.call(pin).await.error_code.as_deref(), Some("FUTURE_VERSION"));
     }
     // Wherever it is read or pinned, a server waits until it has applied a version that a client
@@ -141,7 +141,7 @@ async fn a_version_that_does_not_exist_yet_is_refused_after_asking<C: TestCluste
         let version = clients[usize::from(round) % (last + 1)].commit(vec![put(b"k", &[round])]).await;
         for client in &mut clients {
             assert_eq!(client.get_at(b"k", version).await.value, [round]);
-            let pin = wire::PinSnapshotRequest { read_version: version, ttl_ms: None };
+            let pin = wire::PinSnapshotRequest { read_version: version, ttl_ms: None, auth_token: None };
             assert!(client.call(pin).await.success);
         }
     }

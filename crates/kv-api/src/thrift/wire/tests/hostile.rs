@@ -162,7 +162,7 @@ fn unknown_fields_are_skipped() {
     ];
     let message = binary_call("get", &request);
     let incoming = decode_call(&message, Encoding::default(), LIMITS).expect("header is well formed");
-    assert_eq!(incoming.call, Ok(crate::thrift::generated::GetRequest::new(b"k".to_vec(), None, None).into()));
+    assert_eq!(incoming.call, Ok(crate::thrift::generated::GetRequest::new(b"k".to_vec(), None, None, None).into()));
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn exceptions_survive_each_encoding() {
 #[test]
 fn a_get_in_binary_has_the_bytes_that_existing_clients_send() {
     let mut message = Vec::new();
-    encode_call(&mut message, Encoding::default(), 1, &GetRequest::new(b"ab".to_vec(), None, None).into());
+    encode_call(&mut message, Encoding::default(), 1, &GetRequest::new(b"ab".to_vec(), None, None, None).into());
     let expected = [
         &[0x80, 0x01, 0, 1][..],                // version, call
         &[0, 0, 0, 3, b'g', b'e', b't'],        // name
@@ -124,7 +124,7 @@ fn the_largest_transaction_fits_the_default_limits() {
     use crate::thrift::generated::{AtomicCommitRequest, Operation};
     let operations =
         (0..100).map(|_| Operation::new("set".to_owned(), vec![1; 10_000], vec![2; 90_000], None, None)).collect();
-    let request = AtomicCommitRequest::new(1, operations, vec![], None, None, None, None, None, None);
+    let request = AtomicCommitRequest::new(1, operations, vec![], None, None, None, None, None, None, None);
     for encoding in Encoding::ALL {
         let mut message = Vec::new();
         encode_call(&mut message, encoding, 0, &request.clone().into());

@@ -44,6 +44,7 @@ fn commit() -> AtomicCommitRequest {
         read_conflicts: Some(vec![key_ref()]),
         finished_idempotency_ids: Some(vec![vec![8; 16], vec![7]]),
         include_details: Some(true),
+        auth_token: text("token"),
     }
 }
 
@@ -62,6 +63,7 @@ fn range() -> GetRangeRequest {
         begin_selector: Some(selector(1)),
         end_selector: Some(selector(-1)),
         consistency: text("stale"),
+        auth_token: text("token"),
     }
 }
 
@@ -80,34 +82,36 @@ fn snapshot_range() -> SnapshotGetRangeRequest {
         target_bytes: None,
         begin_selector: None,
         end_selector: Some(selector(0)),
+        auth_token: text("token"),
     }
 }
 
 pub fn calls() -> Vec<ThriftCall> {
     let family = || text("family");
     vec![
-        GetReadVersionRequest::new().into(),
-        SnapshotReadRequest::new(bytes("k"), -1, family()).into(),
+        GetReadVersionRequest::new(text("token")).into(),
+        SnapshotReadRequest::new(bytes("k"), -1, family(), text("token")).into(),
         commit().into(),
-        GetRequest::new(bytes("k"), family(), text("linearizable")).into(),
-        SetRequest::new(vec![], vec![0; 1000], family()).into(),
-        DeleteRequest::new(bytes("k"), family()).into(),
+        GetRequest::new(bytes("k"), family(), text("linearizable"), text("token")).into(),
+        SetRequest::new(vec![], vec![0; 1000], family(), text("token")).into(),
+        DeleteRequest::new(bytes("k"), family(), text("token")).into(),
         range().into(),
-        SnapshotGetRequest::new(bytes("k"), 2, family()).into(),
+        SnapshotGetRequest::new(bytes("k"), 2, family(), text("token")).into(),
         snapshot_range().into(),
         AddReadConflictRequest::new(bytes("k"), family()).into(),
         AddReadConflictRangeRequest::new(bytes("a"), bytes("b"), family()).into(),
         SetReadVersionRequest::new(4).into(),
         GetCommittedVersionRequest::new().into(),
-        SetVersionstampedKeyRequest::new(vec![0; 10], bytes("v"), family()).into(),
-        SetVersionstampedValueRequest::new(bytes("k"), vec![0; 10], family()).into(),
-        FaultInjectionRequest::new("TIMEOUT".to_owned(), OrderedFloat(0.25), 10, text("commit")).into(),
+        SetVersionstampedKeyRequest::new(vec![0; 10], bytes("v"), family(), text("token")).into(),
+        SetVersionstampedValueRequest::new(bytes("k"), vec![0; 10], family(), text("token")).into(),
+        FaultInjectionRequest::new("TIMEOUT".to_owned(), OrderedFloat(0.25), 10, text("commit"), text("token")).into(),
         PingRequest::new(bytes("hello"), 123).into(),
+        AuthenticateRequest::new("token".to_owned()).into(),
         GetClusterHealthRequest::new(text("token")).into(),
         GetDatabaseStatsRequest::new(text("token"), true).into(),
         GetNodeInfoRequest::new(text("token"), 2).into(),
-        PinSnapshotRequest::new(5, 60_000).into(),
-        UnpinSnapshotRequest::new(5).into(),
+        PinSnapshotRequest::new(5, 60_000, text("token")).into(),
+        UnpinSnapshotRequest::new(5, text("token")).into(),
     ]
 }
 
@@ -145,6 +149,7 @@ pub fn replies() -> Vec<ThriftReply> {
         SetVersionstampedKeyResponse::new(vec![1; 10], true, error(), code(), leader()).into(),
         SetVersionstampedValueResponse::new(vec![1; 10], true, error(), code(), leader()).into(),
         FaultInjectionResponse::new(true, error(), code()).into(),
+        AuthenticateResponse::new(false, text("user"), error(), code()).into(),
         PingResponse::new(bytes("pong"), 0, 1_700_000_000_000_000).into(),
         GetClusterHealthResponse::new(true, health, error(), code(), ServerLimits::new(1, 2, 3, 4, 5)).into(),
         GetDatabaseStatsResponse::new(true, stats, error(), code()).into(),

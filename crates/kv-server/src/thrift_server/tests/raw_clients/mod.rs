@@ -97,13 +97,13 @@ fn get(key: &str) -> ThriftCall {
 }
 
 fn set(key: &str, value: Vec<u8>) -> ThriftCall {
-    SetRequest::new(key.as_bytes().to_vec(), value, None).into()
+    SetRequest::new(key.as_bytes().to_vec(), value, None, None).into()
 }
 
 /// A range that is first tried with little memory.
 fn range(key: &str) -> ThriftCall {
     let key = key.as_bytes().to_vec();
-    GetRangeRequest::new(key, None, None, None, None, None, None, None, None, None, None, None, None).into()
+    GetRangeRequest::new(key, None, None, None, None, None, None, None, None, None, None, None, None, None).into()
 }
 
 fn found(value: Vec<u8>) -> ThriftReply {

@@ -1,8 +1,12 @@
+mod listeners;
+mod renewal;
+
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::*;
@@ -22,6 +26,7 @@ impl Authority {
     fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(vec![]).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
         Authority { issuer: issuer.expect("a certificate") }
@@ -42,6 +47,7 @@ impl Authority {
             ca: folder.join("ca.pem"),
             certificate: folder.join("replica.pem"),
             key: folder.join("replica.key"),
+            crl: None,
         };
         for (path, text) in
             [(&files.ca, &self.issuer.pem()), (&files.certificate, &signed.certificate), (&files.key, &signed.key)]
@@ -108,29 +114,4 @@ fn a_certificate_that_no_peer_would_accept_is_refused() {
     let foreign = Authority::new("strangers").sign("replica-0", 4000);
     let (file, text) = refused(&authority.write(folder.path(), &foreign));
     assert!(file == TlsFile::Certificate && text.contains("UnknownIssuer"), "{text}");
-}
-
-#[tokio::test]
-async fn renewed_files_are_used_and_unusable_ones_leave_those_before_in_use() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let authority = Authority::new("peers");
-    let files = authority.write(folder.path(), &authority.sign("replica-0", 4000));
-    let reports = Arc::new(Mutex::new(Vec::new()));
-    let reported = reports.clone();
-    let report =
-        move |result: Result<(), FileError>| reported.lock().expect("no panic").push(result.map_err(|e| e.file));
-    let tls = Arc::new(RenewedTls::new(files.clone(), subject(), report).expect("they fit"));
-    let first = tls.current().await;
-    assert!(Arc::ptr_eq(&first.server, &tls.current().await.server), "unchanged files were loaded again");
-    assert_eq!(*reports.lock().expect("no panic"), []);
-
-    let renewed = authority.sign("replica-0", 4000);
-    fs::write(&files.certificate, &renewed.certificate).expect("a file");
-    assert!(Arc::ptr_eq(&first.server, &tls.current().await.server), "a certificate without its key is in use");
-    assert_eq!(*reports.lock().expect("no panic"), [Err(TlsFile::Key)]);
-
-    fs::write(&files.key, &renewed.key).expect("a file");
-    let second = tls.current().await;
-    assert!(!Arc::ptr_eq(&first.server, &second.server), "the renewed certificate is not in use");
-    assert_eq!(*reports.lock().expect("no panic"), [Err(TlsFile::Key), Ok(())]);
 }

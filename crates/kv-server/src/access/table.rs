@@ -1,0 +1,279 @@
+//! The table of permissions for calls: a row for each Thrift method and each HTTP route. Nothing
+//! lacks a row, because the compiler wants one for each method, and routes are made from their
+//! table.
+
+use kv_api::access::{Verb, Verbs};
+use kv_api::thrift::{Method, MethodKind};
+
+/// The parts of the audit log, each with a setting of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Read,
+    Write,
+}
+
+/// A rule about who may make a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Anybody.
+    Open,
+    /// Anybody with an identity: the call shows and changes nothing.
+    Identified,
+    /// Everybody who may do what the operation does, which is decided where it is passed on.
+    Operation,
+    /// Everybody with one of these verbs somewhere.
+    Somewhere(Verbs),
+    /// Everybody with this verb on everything.
+    Cluster(Verb),
+}
+
+/// Any part in the life of a cluster: enough to see versions and who is there.
+fn takes_part() -> Rule {
+    Rule::Somewhere(Verbs::of(&[Verb::Read, Verb::Write, Verb::Watch, Verb::AdminStatus]))
+}
+
+/// The rule for a Thrift method.
+pub fn rule_of_method(method: Method) -> Rule {
+    match method {
+        Method::Ping | Method::Authenticate => Rule::Open,
+        Method::Get
+        | Method::GetRange
+        | Method::SnapshotRead
+        | Method::SnapshotGet
+        | Method::SnapshotGetRange
+        | Method::SetKey
+        | Method::DeleteKey
+        | Method::AtomicCommit
+        | Method::SetVersionstampedKey
+        | Method::SetVersionstampedValue => Rule::Operation,
+        Method::AddReadConflict
+        | Method::AddReadConflictRange
+        | Method::SetReadVersion
+        | Method::GetCommittedVersion => Rule::Identified,
+        // Clients find the other servers, and the limits, through them.
+        Method::GetReadVersion | Method::GetClusterHealth | Method::GetNodeInfo => takes_part(),
+        Method::PinSnapshot | Method::UnpinSnapshot => Rule::Somewhere(Verbs::of(&[Verb::Read])),
+        Method::GetDatabaseStats => Rule::Cluster(Verb::AdminStatus),
+        Method::SetFaultInjection => Rule::Cluster(Verb::Fault),
+    }
+}
+
+/// The part of the audit log to which a call belongs; `None` for one whose operation is recorded
+/// where it is passed on, and for calls that are not recorded.
+pub fn recorded_as(method: Method) -> Option<Kind> {
+    match method {
+        Method::Ping
+        | Method::Get
+        | Method::GetRange
+        | Method::GetReadVersion
+        | Method::SnapshotRead
+        | Method::SnapshotGet
+        | Method::SnapshotGetRange
+        | Method::SetKey
+        | Method::DeleteKey
+        | Method::AtomicCommit
+        | Method::SetVersionstampedKey
+        | Method::SetVersionstampedValue
+        | Method::AddReadConflict
+        | Method::AddReadConflictRange
+        | Method::SetReadVersion
+        | Method::GetCommittedVersion => None,
+        Method::GetClusterHealth
+        | Method::GetNodeInfo
+        | Method::GetDatabaseStats
+        | Method::PinSnapshot
+        | Method::UnpinSnapshot => Some(Kind::Read),
+        Method::Authenticate | Method::SetFaultInjection => Some(Kind::Write),
+    }
+}
+
+/// The part of the audit log to which the refusal of a call belongs.
+pub fn kind_of(method: Method) -> Kind {
+    recorded_as(method).unwrap_or(match method.kind() {
+        MethodKind::Write => Kind::Write,
+        MethodKind::Read | MethodKind::Other => Kind::Read,
+    })
+}
+
+/// A route of the admin interface: one path with one HTTP method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Live,
+    Ready,
+    Status,
+    Metrics,
+    RowsHash,
+    ListFamilies,
+    CreateFamily,
+    DropFamily,
+    Failover,
+    FinalizeUpgrade,
+    ShowAccess,
+    CheckAccess,
+    EnableAccess,
+    DisableAccess,
+    AddUser,
+    RemoveUser,
+    SetUserRoles,
+    DisableUser,
+    AddToken,
+    RevokeToken,
+    SetRole,
+    RemoveRole,
+}
+
+/// The HTTP method of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpMethod {
+    Get,
+    Post,
+    Delete,
+}
+
+impl HttpMethod {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            HttpMethod::Get => "GET",
+            HttpMethod::Post => "POST",
+            HttpMethod::Delete => "DELETE",
+        }
+    }
+}
+
+impl Route {
+    /// All routes.
+    pub const ALL: [Route; 22] = [
+        Route::Live,
+        Route::Ready,
+        Route::Status,
+        Route::Metrics,
+        Route::RowsHash,
+        Route::ListFamilies,
+        Route::CreateFamily,
+        Route::DropFamily,
+        Route::Failover,
+        Route::FinalizeUpgrade,
+        Route::ShowAccess,
+        Route::CheckAccess,
+        Route::EnableAccess,
+        Route::DisableAccess,
+        Route::AddUser,
+        Route::RemoveUser,
+        Route::SetUserRoles,
+        Route::DisableUser,
+        Route::AddToken,
+        Route::RevokeToken,
+        Route::SetRole,
+        Route::RemoveRole,
+    ];
+
+    /// Its HTTP method and its path; a part in braces stands for any text.
+    pub fn place(self) -> (HttpMethod, &'static str) {
+        match self {
+            Route::Live => (HttpMethod::Get, "/health/live"),
+            Route::Ready => (HttpMethod::Get, "/health/ready"),
+            Route::Status => (HttpMethod::Get, "/status"),
+            Route::Metrics => (HttpMethod::Get, "/metrics"),
+            Route::RowsHash => (HttpMethod::Get, "/rows/hash"),
+            Route::ListFamilies => (HttpMethod::Get, "/column-families"),
+            Route::CreateFamily => (HttpMethod::Post, "/column-families/{name}"),
+            Route::DropFamily => (HttpMethod::Delete, "/column-families/{name}"),
+            Route::Failover => (HttpMethod::Post, "/failover"),
+            Route::FinalizeUpgrade => (HttpMethod::Post, "/upgrade/finalize"),
+            Route::ShowAccess => (HttpMethod::Get, "/auth"),
+            Route::CheckAccess => (HttpMethod::Get, "/auth/check"),
+            Route::EnableAccess => (HttpMethod::Post, "/auth/enable"),
+            Route::DisableAccess => (HttpMethod::Post, "/auth/disable"),
+            Route::AddUser => (HttpMethod::Post, "/auth/users/{name}"),
+            Route::RemoveUser => (HttpMethod::Delete, "/auth/users/{name}"),
+            Route::SetUserRoles => (HttpMethod::Post, "/auth/users/{name}/roles"),
+            Route::DisableUser => (HttpMethod::Post, "/auth/users/{name}/disabled"),
+            Route::AddToken => (HttpMethod::Post, "/auth/tokens/{id}"),
+            Route::RevokeToken => (HttpMethod::Delete, "/auth/tokens/{id}"),
+            Route::SetRole => (HttpMethod::Post, "/auth/roles/{name}"),
+            Route::RemoveRole => (HttpMethod::Delete, "/auth/roles/{name}"),
+        }
+    }
+
+    /// Its name in the audit log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Route::Live => "GET /health/live",
+            Route::Ready => "GET /health/ready",
+            Route::Status => "GET /status",
+            Route::Metrics => "GET /metrics",
+            Route::RowsHash => "GET /rows/hash",
+            Route::ListFamilies => "GET /column-families",
+            Route::CreateFamily => "POST /column-families",
+            Route::DropFamily => "DELETE /column-families",
+            Route::Failover => "POST /failover",
+            Route::FinalizeUpgrade => "POST /upgrade/finalize",
+            Route::ShowAccess => "GET /auth",
+            Route::CheckAccess => "GET /auth/check",
+            Route::EnableAccess => "POST /auth/enable",
+            Route::DisableAccess => "POST /auth/disable",
+            Route::AddUser => "POST /auth/users",
+            Route::RemoveUser => "DELETE /auth/users",
+            Route::SetUserRoles => "POST /auth/users/roles",
+            Route::DisableUser => "POST /auth/users/disabled",
+            Route::AddToken => "POST /auth/tokens",
+            Route::RevokeToken => "DELETE /auth/tokens",
+            Route::SetRole => "POST /auth/roles",
+            Route::RemoveRole => "DELETE /auth/roles",
+        }
+    }
+
+    /// The rule about who may use it.
+    pub fn rule(self) -> Rule {
+        match self {
+            Route::Live | Route::Ready => Rule::Open,
+            Route::Status | Route::Metrics | Route::ListFamilies => Rule::Cluster(Verb::AdminStatus),
+            Route::RowsHash | Route::CreateFamily | Route::DropFamily => Rule::Operation,
+            Route::Failover | Route::FinalizeUpgrade => Rule::Cluster(Verb::AdminMember),
+            Route::ShowAccess
+            | Route::CheckAccess
+            | Route::EnableAccess
+            | Route::DisableAccess
+            | Route::AddUser
+            | Route::RemoveUser
+            | Route::SetUserRoles
+            | Route::DisableUser
+            | Route::AddToken
+            | Route::RevokeToken
+            | Route::SetRole
+            | Route::RemoveRole => Rule::Cluster(Verb::AdminAuth),
+        }
+    }
+
+    /// As [`recorded_as`].
+    pub fn recorded_as(self) -> Option<Kind> {
+        match self {
+            Route::Live | Route::Ready => None,
+            Route::Status
+            | Route::Metrics
+            | Route::RowsHash
+            | Route::ListFamilies
+            | Route::ShowAccess
+            | Route::CheckAccess => Some(Kind::Read),
+            Route::Failover | Route::FinalizeUpgrade => Some(Kind::Write),
+            Route::CreateFamily
+            | Route::DropFamily
+            | Route::EnableAccess
+            | Route::DisableAccess
+            | Route::AddUser
+            | Route::RemoveUser
+            | Route::SetUserRoles
+            | Route::DisableUser
+            | Route::AddToken
+            | Route::RevokeToken
+            | Route::SetRole
+            | Route::RemoveRole => None,
+        }
+    }
+
+    /// Whether it changes something, so that no web page may ask for it.
+    pub fn changes(self) -> bool {
+        self.place().0 != HttpMethod::Get
+    }
+}

@@ -1,0 +1,72 @@
+//! What stands before every route: who asks, and may they?
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use kv_api::KvError;
+
+use super::{AdminInterface, Refusal};
+use crate::access::{Kind, Route, Session};
+
+/// Admits a request to its route with the caller among its extensions, or refuses it.
+pub(super) async fn admit(
+    State((interface, route)): State<(Arc<AdminInterface>, Route)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let session = request.extensions().get::<Arc<Session>>().expect("the listener gives each request its session");
+    let session = session.clone();
+    let gate = interface.core.gate();
+    if let Err(refusal) = refuse_web_pages(route, request.headers()) {
+        return refusal.into_response();
+    }
+    let admitted = bearer(request.headers()).and_then(|token| gate.admit(&session, token, route.name(), route.rule()));
+    let caller = match admitted {
+        Ok(caller) => caller,
+        Err(error) => {
+            if let Some(audit) = gate.audit() {
+                let kind = if route.changes() { Kind::Write } else { Kind::Read };
+                audit.denied(kind, &session, route.name(), &error).await;
+            }
+            return Refusal::from(error).into_response();
+        }
+    };
+    let recording = gate.audit().zip(route.recorded_as()).map(|(audit, kind)| {
+        let mut recording = audit.begin_call(kind, &session, route.name());
+        recording.of_caller(&caller);
+        recording
+    });
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    if let Some(recording) = recording {
+        let status = response.status();
+        recording.end(if status.is_success() { "ok" } else { status.as_str() }, None).await;
+    }
+    response
+}
+
+/// Refuses changes that a web page asks for. Only a browser sends an Origin, and opening a page
+/// must not let that page change the cluster.
+fn refuse_web_pages(route: Route, headers: &HeaderMap) -> Result<(), Refusal> {
+    match route.changes() && headers.contains_key(header::ORIGIN) {
+        true => Err(Refusal(
+            StatusCode::FORBIDDEN,
+            "a web page may not ask for this; use the `synodkv` command or curl".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The token of `Authorization: Bearer TOKEN`.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, KvError> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    let wanted = || KvError::Unauthenticated("the header must read `Authorization: Bearer TOKEN`".into());
+    token.filter(|token| !token.is_empty()).map(Some).ok_or_else(wanted)
+}
