@@ -326,10 +326,7 @@ fn what_version_2_adds_is_read_and_written_as_it_was() {
     let messages = [
         ("hello_of_levels_1_to_2", Message::Hello(Hello { levels: levels(0, 2), ..Default::default() })),
         ("report_of_levels_2_to_3", Message::Report(Report { levels: levels(2, 3), ..Default::default() })),
-        (
-            "report_at_level_2",
-            Message::Report(Report { levels: levels(0, 2), feature_level: 2, ..Default::default() }),
-        ),
+        ("report_at_level_2", Message::Report(Report { levels: levels(0, 2), feature_level: 2, ..Default::default() })),
     ];
     for (name, message) in messages {
         fixtures.check(name, message, |m| m.clone().to_bytes(), |bytes| Message::from_bytes(&bytes));

@@ -42,8 +42,8 @@ pub mod wal;
 pub use address::PeerAddress;
 pub use applier::{Applied, Applier};
 pub use core::{
-    Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, Membership, Proposer, RaiseError, RefusedCopy, TransferError,
-    ViewManager,
+    Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, Membership, Proposer, RaiseError, RefusedCopy,
+    TransferError, ViewManager,
 };
 pub use driver::{
     ConsensusReplica, CopySent, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReadyReplica,

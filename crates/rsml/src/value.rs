@@ -371,7 +371,11 @@ mod tests {
         let raises = |to| Value { raise_feature_level: to, ..Value::default() };
         let levels = [(1, 0, 1), (1, 2, 2), (2, 0, 2), (2, 2, 2), (3, 2, 3)];
         for (before, raise, after) in levels {
-            assert_eq!(raises(raise).level_after(FeatureLevel(before)), FeatureLevel(after), "{before}, raised to {raise}");
+            assert_eq!(
+                raises(raise).level_after(FeatureLevel(before)),
+                FeatureLevel(after),
+                "{before}, raised to {raise}"
+            );
         }
     }
 

@@ -50,7 +50,9 @@ pub enum RaiseError {
         wanted: FeatureLevel,
     },
     /// A replica was not heard from lately, so it is not known what its program executes.
-    #[error("replica {0} was not heard from lately, so what its program executes is not known: start it, and try again")]
+    #[error(
+        "replica {0} was not heard from lately, so what its program executes is not known: start it, and try again"
+    )]
     NotHeard(ReplicaId),
     /// The disk that votes as this replica was not heard from lately. Another one is in its place.
     #[error(

@@ -8,8 +8,8 @@ use rsml::MessageHeader;
 use rsml::core::{CoreOptions, Input, InstallStep, Outgoing, Outputs, ReadId, Replica, RequestId, Start, TransferId};
 use rsml::wal::InMemoryStorage;
 use rsml::{
-    Applier, Boot, DiskId, ExecutionNotifier, Instant, LevelRange, Message, Persist, ReplicaId, Sequence, SnapshotInstaller,
-    SnapshotServer, Storage,
+    Applier, Boot, DiskId, ExecutionNotifier, Instant, LevelRange, Message, Persist, ReplicaId, Sequence,
+    SnapshotInstaller, SnapshotServer, Storage,
 };
 
 use crate::executor::ListExecutor;
@@ -340,7 +340,8 @@ impl Stage {
     pub fn lose_database(&mut self, node: usize) {
         assert!(self.nodes[node].core.is_none(), "it runs");
         self.write(&format!("{} loses its database", name(node)));
-        self.nodes[node].applier = Applier::new(ListExecutor::default(), LevelRange::default()).expect("an empty database is sound");
+        self.nodes[node].applier =
+            Applier::new(ListExecutor::default(), LevelRange::default()).expect("an empty database is sound");
     }
 
     /// A replica that is down gets an empty disk in the place of its own.

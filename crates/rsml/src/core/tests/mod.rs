@@ -18,7 +18,9 @@ use bytes::Bytes;
 use super::{CoreOptions, Input, Outputs, Replica, Start};
 use crate::message::{Accept, Accepted, Message, MessageHeader, PreVoteReply, Promise, Report};
 use crate::value::{BirthRecord, ReplicatedState, Value};
-use crate::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, HardState, Instant, Recovered, ReplicaId, Sequence, View, WriteId};
+use crate::{
+    Boot, ClusterId, DiskId, Epoch, FeatureLevel, HardState, Instant, Recovered, ReplicaId, Sequence, View, WriteId,
+};
 
 /// The replica that is run, and its peers.
 const ME: ReplicaId = ReplicaId(0);
@@ -148,7 +150,13 @@ impl Lone {
 
     fn applied(&mut self, sequence: u64) -> Outputs {
         let sequence = Sequence(sequence);
-        self.step(Input::Applied { sequence, sessions: Default::default(), time_us: 0, digest: 0, feature_level: FeatureLevel::FIRST })
+        self.step(Input::Applied {
+            sequence,
+            sessions: Default::default(),
+            time_us: 0,
+            digest: 0,
+            feature_level: FeatureLevel::FIRST,
+        })
     }
 
     fn last(&self) -> u64 {

@@ -11,8 +11,8 @@ use crate::message::MessageHeader;
 use crate::transport::{Envelope, EventSink, Transport, TransportEvent};
 use crate::wal::InMemoryStorage;
 use crate::{
-    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, LevelRange, Membership,
-    Message, Persist, Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
+    Applier, Boot, CommittedValue, DiskId, ExecutedBatch, ExecutionError, ExecutionNotifier, Instant, LevelRange,
+    Membership, Message, Persist, Recovered, ReplicaId, SealedState, Snapshot, SnapshotSink, SnapshotSource, Snapshots,
     StorageStatistics,
 };
 
