@@ -6,7 +6,7 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::admin::{AdminClient, Gathered};
+use crate::admin::{AdminClient, server_of_the_primary};
 use crate::cli::FailoverArgs;
 use crate::failure::Failure;
 use crate::output;
@@ -28,27 +28,6 @@ pub async fn run(args: FailoverArgs) -> Result<ExitCode, Failure> {
     let document: Value = client.change_at(Method::POST, address, "/failover", &query).await?;
     let done: Done = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
     output::done(args.format, &document, &show(&done))
-}
-
-/// The primary's server, for a request that only the primary can carry out. The request is sent once, so this must be a server that has just answered.
-pub(crate) fn server_of_the_primary(gathered: &Gathered) -> Result<&str, Failure> {
-    let best = gathered.best();
-    // Any server can say why there is no primary.
-    let Some(primary) = best.status.primary else { return Ok(&best.address) };
-    // The server that reports itself as primary, at the address where it answered.
-    if let Some(own) = gathered.answers.iter().find(|answer| answer.status.node_id == Some(primary)) {
-        return Ok(&own.address);
-    }
-    let admin = best.status.replicas.iter().find(|replica| replica.id == primary).and_then(|r| r.admin.as_ref());
-    match gathered.unanswered.iter().find(|(address, _)| Some(address) == admin) {
-        None => Ok(&best.address),
-        Some((address, reason)) => Err(Failure::Unsure(format!(
-            "replica {primary} leads, and its server does not answer ({address}: {reason}), so it was not told; where a \
-             primary hangs, the others elect another one by themselves within some seconds: see `synodkv status`. If \
-             replica {primary} still leads then, only its admin interface is out of reach from here: to make another one \
-             lead, stop its process (SIGTERM; kill -9 if that has no effect)"
-        ))),
-    }
 }
 
 fn show(done: &Done) -> String {

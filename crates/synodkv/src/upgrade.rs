@@ -7,8 +7,7 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::admin::{AdminClient, Status};
-use crate::failover::server_of_the_primary;
+use crate::admin::{AdminClient, Status, server_of_the_primary};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::targets::AdminTarget;

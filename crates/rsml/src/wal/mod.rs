@@ -71,6 +71,7 @@
 //! the loss can't be distinguished from a torn group.
 
 mod disk;
+mod file_disk;
 mod format;
 mod index;
 mod log_file;
@@ -86,7 +87,8 @@ mod storage;
 mod tests;
 mod window;
 
-pub use disk::{Disk, DiskFile, FileDisk};
+pub use disk::{Disk, DiskFile};
+pub use file_disk::FileDisk;
 pub use memory::InMemoryStorage;
 pub use simulated_disk::{Fault, SimulatedDisk};
 pub use storage::{WalOptions, WalStorage};

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, FileDisk, failure};
+use super::disk::{Disk, failure};
+use super::file_disk::FileDisk;
 use super::format::{
     BLOCK_BYTES, Change, Context, GroupHeader, GroupPosition, SECTOR_BYTES, WriteRecord, encode_group, group_bytes,
 };

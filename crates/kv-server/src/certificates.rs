@@ -1,19 +1,83 @@
-//! What operators see of TLS: metrics and problems.
+//! The certificates of the listeners: opened at the start, checked when asked for, and shown to
+//! operators as metrics and problems.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
-use tls_files::RenewalStatus;
+use tls_files::{FileError, RenewalStatus, Renewed, Source, TlsFile};
 
-use super::Counters;
+use crate::accepting::Complaints;
+use crate::config::{Config, ListenerTls};
+use crate::error::ServerError;
 use crate::metrics::ServerMetrics;
 use crate::problems::{Problem, Problems};
+use crate::tls::{Counters, Doorway};
 
 /// A certificate that ends sooner than this is a problem.
 const EXPIRES_SOON_S: i64 = 14 * 86_400;
+
+/// A listener with the TLS of these settings. `section` is their place in the file, `name` the kind
+/// of client.
+///
+/// # Errors
+/// [`ServerError::Certificates`], naming the setting and the file that cannot be used.
+pub(crate) fn open(settings: &ListenerTls, section: &str, name: &'static str) -> Result<Doorway, ServerError> {
+    let Some(files) = settings.files() else { return Ok(Doorway::off(name)) };
+    let renewed = Renewed::new(files, report(name)).map_err(|error| in_section(section, &error))?;
+    if let Some(validity) = renewed.status().validity()
+        && !validity.is_now()
+    {
+        tracing::warn!(
+            certificate = %renewed.source().certificate.display(),
+            "the certificate of the {name} listener is not valid now; its clients will refuse it"
+        );
+    }
+    Ok(Doorway::new(settings.mode(), Arc::new(renewed), settings.user_from.unwrap_or_default(), name))
+}
+
+/// Checks whether the listeners of this configuration could use their certificates now. Reads the
+/// files.
+///
+/// # Errors
+/// The first file that could not be used, with its key.
+pub fn check_certificates(config: &Config) -> Result<(), ServerError> {
+    for (settings, section) in [(&config.server.tls, "server.tls"), (config.admin_tls(), "admin.tls")] {
+        if let Some(files) = settings.files() {
+            files.load().map_err(|error| in_section(section, &error))?;
+        }
+    }
+    Ok(())
+}
+
+fn in_section(section: &str, error: &FileError) -> ServerError {
+    let key = match error.file {
+        TlsFile::Ca => "client_ca",
+        TlsFile::Certificate => "certificate",
+        TlsFile::Key => "key",
+        TlsFile::Crl => "crl",
+    };
+    ServerError::Certificates(format!("{section}.{key}: {error}"))
+}
+
+/// Logs what happens to renewed files.
+fn report(name: &'static str) -> impl Fn(Result<(), &FileError>) + Send + Sync + 'static {
+    let complaints = Mutex::new(Complaints::default());
+    move |renewed| match renewed {
+        Ok(()) => tracing::info!("read renewed certificates of the {name} listener"),
+        Err(error) => {
+            if let Some(times) = Complaints::count(&complaints) {
+                tracing::warn!(
+                    %error, times,
+                    "the certificates of the {name} listener have changed and cannot be used; those read before stay in \
+                     force"
+                );
+            }
+        }
+    }
+}
 
 /// A listener whose certificates are watched.
 #[derive(Clone)]
@@ -29,6 +93,12 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
+    /// The certificate of a listener; `None` if it has no TLS.
+    pub fn listener(listener: &'static str, doorway: &Doorway) -> Option<Self> {
+        let (status, counters) = (doorway.status()?, Some(doorway.counters()));
+        Some(Watched { listener, replica: None, status, counters })
+    }
+
     /// The certificate that a replica shows its peers.
     pub fn peer(replica: u32, status: Arc<RenewalStatus>) -> Self {
         Watched { listener: "peer", replica: Some(replica), status, counters: None }
