@@ -46,7 +46,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admin::Answer;
+    use crate::admin::{Answer, Gathered};
 
     #[test]
     fn the_result_is_reported_in_one_line() {
