@@ -144,10 +144,15 @@ mod tests {
 
     #[test]
     fn entries_with_many_bytes_do_not_wait() {
-        takes_all(2, |queue| {
-            queue.deliver(entry(1, 1), false);
-            queue.deliver(entry(2, MAX_DEFERRED_BYTES), false);
-        });
+        for share in [1, 2, 3] {
+            takes_all(share + 1, move |queue| {
+                // Each delivery alone may wait, and so may all but the last one together.
+                for number in 1..=share {
+                    queue.deliver(entry(number, MAX_DEFERRED_BYTES / share as usize), false);
+                }
+                queue.deliver(entry(share + 1, share as usize), false);
+            });
+        }
     }
 
     #[test]
