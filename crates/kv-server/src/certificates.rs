@@ -1,7 +1,7 @@
 //! The certificates of the listeners: opened at the start, checked when asked for, and shown to
 //! operators as metrics and problems.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use prometheus::core::{Collector, Desc};
@@ -110,7 +110,7 @@ pub(crate) fn watch(watched: Vec<Watched>, metrics: &ServerMetrics, problems: &P
     if watched.is_empty() {
         return;
     }
-    let collector = Box::new(TlsCollector(watched.clone()));
+    let collector = Box::new(TlsCollector::new(watched.clone()));
     metrics.registry().register(collector).expect("registered once for each server");
     problems.watch(move || watched.iter().flat_map(problems_of).collect());
 }
@@ -142,50 +142,75 @@ fn problems_of(watched: &Watched) -> Vec<Problem> {
     [reload, expiry].into_iter().flatten().map(of_replica).collect()
 }
 
-struct TlsCollector(Vec<Watched>);
+/// Reads the state of the listeners at each scrape.
+struct TlsCollector {
+    watched: Vec<Watched>,
+    descriptions: Vec<Desc>,
+}
+
+/// The metrics, with one value for each listener.
+struct Figures {
+    expiry: IntGaugeVec,
+    reloads: IntCounterVec,
+    handshakes: IntCounterVec,
+    failures: IntCounterVec,
+}
+
+impl Figures {
+    fn new() -> Self {
+        let counter =
+            |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), &["listener"]).expect("a valid metric");
+        let expiry = Opts::new("synodkv_certificate_expiry_seconds", "Time until the certificate expires");
+        Figures {
+            expiry: IntGaugeVec::new(expiry, &["listener"]).expect("a valid metric"),
+            reloads: counter(
+                "synodkv_tls_reload_failures_total",
+                "Attempts to use changed certificates that failed; those read before stay in force",
+            ),
+            handshakes: counter("synodkv_tls_handshakes_total", "TLS handshakes that succeeded"),
+            failures: counter(
+                "synodkv_tls_handshake_failures_total",
+                "TLS handshakes that failed, and clients without TLS",
+            ),
+        }
+    }
+
+    fn collectors(&self) -> [&dyn Collector; 4] {
+        [&self.expiry, &self.reloads, &self.handshakes, &self.failures]
+    }
+
+    fn add(&self, watched: &Watched) {
+        let Watched { listener, status, counters, .. } = watched;
+        self.reloads.with_label_values(&[listener]).inc_by(status.failures());
+        if let Some(validity) = status.validity() {
+            // Replicas of one process share their certificate.
+            self.expiry.with_label_values(&[listener]).set(validity.seconds_left());
+        }
+        if let Some(counters) = counters {
+            let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            self.handshakes.with_label_values(&[listener]).inc_by(read(&counters.handshakes));
+            self.failures.with_label_values(&[listener]).inc_by(read(&counters.failures));
+        }
+    }
+}
 
 impl TlsCollector {
-    fn families(&self) -> prometheus::Result<Vec<MetricFamily>> {
-        let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), &["listener"]);
-        let reloads = counter(
-            "synodkv_tls_reload_failures_total",
-            "Attempts to use changed certificates that failed; those read before stay in force",
-        )?;
-        let handshakes = counter("synodkv_tls_handshakes_total", "TLS handshakes that succeeded")?;
-        let failures =
-            counter("synodkv_tls_handshake_failures_total", "TLS handshakes that failed, and clients without TLS")?;
-        let expiry = IntGaugeVec::new(
-            Opts::new("synodkv_certificate_expiry_seconds", "Time until the certificate expires"),
-            &["listener"],
-        )?;
-        for Watched { listener, status, counters, .. } in &self.0 {
-            reloads.with_label_values(&[listener]).inc_by(status.failures());
-            if let Some(validity) = status.validity() {
-                // Replicas of one process share their certificate.
-                expiry.with_label_values(&[listener]).set(validity.seconds_left());
-            }
-            if let Some(counters) = counters {
-                handshakes.with_label_values(&[listener]).inc_by(counters.handshakes.load(Ordering::Relaxed));
-                failures.with_label_values(&[listener]).inc_by(counters.failures.load(Ordering::Relaxed));
-            }
-        }
-        let mut families = expiry.collect();
-        for counter in [reloads, handshakes, failures] {
-            families.extend(counter.collect());
-        }
-        Ok(families.into_iter().filter(|family| !family.get_metric().is_empty()).collect())
+    fn new(watched: Vec<Watched>) -> Self {
+        let descriptions = Figures::new().collectors().into_iter().flat_map(|figure| figure.desc()).cloned().collect();
+        TlsCollector { watched, descriptions }
     }
 }
 
 impl Collector for TlsCollector {
     fn desc(&self) -> Vec<&Desc> {
-        Vec::new()
+        self.descriptions.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.families().unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot collect the metrics of TLS");
-            Vec::new()
-        })
+        // New ones each time, because concurrent scrapes must not add to each other's.
+        let figures = Figures::new();
+        self.watched.iter().for_each(|watched| figures.add(watched));
+        let families = figures.collectors().into_iter().flat_map(|figure| figure.collect());
+        families.filter(|family| !family.get_metric().is_empty()).collect()
     }
 }
