@@ -157,7 +157,7 @@ fn messages_1() -> Vec<(&'static str, Message)> {
         ),
         (
             "report",
-            Message::Report(Report {
+            Message::Report(Box::new(Report {
                 view: 0x201,
                 last: 301,
                 commit: 298,
@@ -167,11 +167,11 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 is_candidate: true,
                 persisted: 200,
                 ..Default::default()
-            }),
+            })),
         ),
         (
             "report_of_a_learner",
-            Message::Report(Report {
+            Message::Report(Box::new(Report {
                 first: 7,
                 is_observer: true,
                 digests: vec![
@@ -180,22 +180,22 @@ fn messages_1() -> Vec<(&'static str, Message)> {
                 ],
                 installing: 290,
                 ..Default::default()
-            }),
+            })),
         ),
         (
             "report_of_one_that_gets_a_copy",
-            Message::Report(Report {
+            Message::Report(Box::new(Report {
                 is_copying: true,
                 copy_bytes: 1 << 20,
                 copy_total: 1 << 33,
                 copy_source: 3,
                 log_grown: 300,
                 ..Default::default()
-            }),
+            })),
         ),
         (
             "report_of_one_that_cannot_lead",
-            Message::Report(Report { storage_full: true, is_ineligible: true, ..Default::default() }),
+            Message::Report(Box::new(Report { storage_full: true, is_ineligible: true, ..Default::default() })),
         ),
         ("prepare_after_a_transfer", Message::Prepare(Prepare { view: 0x301, transfer: 0x200, ..Default::default() })),
         (
@@ -325,8 +325,11 @@ fn what_version_2_adds_is_read_and_written_as_it_was() {
     let mut fixtures = Fixtures::of(VERSION_2);
     let messages = [
         ("hello_of_levels_1_to_2", Message::Hello(Hello { levels: levels(0, 2), ..Default::default() })),
-        ("report_of_levels_2_to_3", Message::Report(Report { levels: levels(2, 3), ..Default::default() })),
-        ("report_at_level_2", Message::Report(Report { levels: levels(0, 2), feature_level: 2, ..Default::default() })),
+        ("report_of_levels_2_to_3", Message::Report(Box::new(Report { levels: levels(2, 3), ..Default::default() }))),
+        (
+            "report_at_level_2",
+            Message::Report(Box::new(Report { levels: levels(0, 2), feature_level: 2, ..Default::default() })),
+        ),
     ];
     for (name, message) in messages {
         fixtures.check(name, message, |m| m.clone().to_bytes(), |bytes| Message::from_bytes(&bytes));

@@ -78,8 +78,8 @@ pub enum Message {
     ReadPointReply(ReadPointReply),
     /// The state of the sender, to all a few times a second: for operators, and so that logs can be
     /// trimmed.
-    #[prost(message, tag = "16")]
-    Report(Report),
+    #[prost(message, boxed, tag = "16")]
+    Report(Box<Report>),
     /// "The entries that you need next are gone from my log": the receiver needs a snapshot.
     #[prost(message, tag = "17")]
     Behind(Behind),

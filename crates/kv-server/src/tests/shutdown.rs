@@ -63,17 +63,17 @@ async fn rows_and_versions_survive_a_restart() {
     for value in [b"old", b"new"] {
         assert!(client.call(set(b"k", value)).await.success);
     }
-    let version = client.call(wire::GetReadVersionRequest {}).await.read_version;
+    let version = client.call(wire::GetReadVersionRequest::default()).await.read_version;
     drop(client);
     Box::new(first).shutdown().await;
 
     let second = start().await.expect("the server starts again");
     let mut client = Client::connect(second.thrift_addr()).await;
-    assert_eq!(client.call(wire::GetReadVersionRequest {}).await.read_version, version);
+    assert_eq!(client.call(wire::GetReadVersionRequest::default()).await.read_version, version);
     assert_eq!(client.call(get(b"k")).await.value, b"new");
     assert_eq!(client.call(snapshot_get(b"k", version - 1)).await.value, b"old");
     assert!(client.call(set(b"k", b"newer")).await.success);
-    assert_eq!(client.call(wire::GetReadVersionRequest {}).await.read_version, version + 1);
+    assert_eq!(client.call(wire::GetReadVersionRequest::default()).await.read_version, version + 1);
     drop(client);
     Box::new(second).shutdown().await;
 }

@@ -38,7 +38,7 @@ pub struct Client {
 pub(super) enum Doing {
     Nothing,
     Barrier { kind: Kind, called_us: u64, node: usize, read: ReadId },
-    Commit { kind: Kind, called_us: u64, seen: Seen, op: OpId, node: usize, request: RequestId, asked_back: bool },
+    Commit { kind: Kind, called_us: u64, seen: Box<Seen>, op: OpId, node: usize, request: RequestId, asked_back: bool },
 }
 
 impl Client {
@@ -152,7 +152,8 @@ impl Cluster {
         let step = self.wait(client);
         self.records.waits(op, client, step);
         let request = RequestId(self.next_id());
-        self.clients[client].doing = Doing::Commit { kind, called_us, seen, op, node, request, asked_back: false };
+        self.clients[client].doing =
+            Doing::Commit { kind, called_us, seen: Box::new(seen), op, node, request, asked_back: false };
         self.send_tries(node, op, request);
     }
 
@@ -220,7 +221,7 @@ impl Cluster {
         else {
             return;
         };
-        self.finish(client, kind, called_us, seen, outcome, Some((op, version)));
+        self.finish(client, kind, called_us, *seen, outcome, Some((op, version)));
     }
 
     fn finish(

@@ -39,7 +39,7 @@ impl Replica {
             Message::ReadPointReply(m) => self.on_read_point_reply(m),
             Message::Transfer(m) => self.on_transfer(from, m),
             Message::Resign(m) => self.on_resign(from, m),
-            Message::Report(m) => self.on_report(&sender, m),
+            Message::Report(m) => self.on_report(&sender, *m),
             Message::Behind(m) => self.on_behind(&m),
             Message::SnapshotRequest(m) => self.on_snapshot_request(from, &m),
             Message::SnapshotChunk(m) => self.on_snapshot_chunk(from, &m, payload),

@@ -188,7 +188,7 @@ impl Replica {
             levels: Levels::field(self.options.levels),
             feature_level: self.applied.level.to_field(),
         };
-        self.send_all(Message::Report(report));
+        self.send_all(Message::Report(Box::new(report)));
     }
 
     /// Takes the report of a peer.

@@ -36,7 +36,7 @@ fn levels(highest: u32) -> Report {
 fn report_of_an_observer(lone: &mut Lone, from: ReplicaId, report: Report) -> Outputs {
     let disk_id = DiskId(999);
     let sender = MessageHeader { replica: from, cluster_id: CLUSTER, epoch: Epoch(1), disk_id, boot: Boot(1) };
-    lone.step(Input::Receive { sender, message: Message::Report(report), payload: Vec::new() })
+    lone.step(Input::Receive { sender, message: Message::Report(Box::new(report)), payload: Vec::new() })
 }
 
 /// The levels to which it raised the log in these outputs.

@@ -145,7 +145,7 @@ impl Lone {
     }
 
     fn report(&mut self, from: ReplicaId, report: Report) -> Outputs {
-        self.receive(from, Message::Report(report))
+        self.receive(from, Message::Report(Box::new(report)))
     }
 
     fn applied(&mut self, sequence: u64) -> Outputs {

@@ -93,7 +93,7 @@ fn a_replica_whose_disk_stood_still_for_the_shortest_election_timeout_does_not_s
 #[test]
 fn a_quorum_with_space_is_enough_and_counts_who_was_heard_within_two_election_timeouts() {
     let mut lone = Lone::with_log(3, view(1, TWO));
-    lone.receive(TWO, Message::Report(Report::default()));
+    lone.receive(TWO, Message::Report(Box::default()));
     lone.now = 1_000_000;
     lone.report(ONE, Report { storage_full: true, ..Report::default() });
     lone.replica.now = Instant(1_199_999);
