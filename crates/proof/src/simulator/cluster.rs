@@ -330,6 +330,9 @@ impl Cluster {
         for (raise, result) in outputs.raised {
             assert!(running.raises.remove(&raise), "a raise ends once");
             self.figures.count(if result.is_ok() { "level raised" } else { "level refused" });
+            if self.verbose {
+                println!("{:>12.6} {id} on the level: {result:?}", self.now as f64 / 1e6);
+            }
         }
         let mut refused = Vec::new();
         for (id, refusal) in outputs.refused {

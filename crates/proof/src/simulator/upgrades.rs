@@ -30,6 +30,18 @@ impl Cluster {
         self.install(node, highest as u32);
     }
 
+    /// Crashes a node, which stays down until it is brought back.
+    pub fn take_down(&mut self, node: usize) {
+        self.kept_down.insert(node);
+        self.crash(node);
+    }
+
+    /// Starts a node that was taken down.
+    pub fn bring_back(&mut self, node: usize) {
+        self.kept_down.remove(&node);
+        self.start(node);
+    }
+
     /// Gives a node that is down a program that executes levels up to `highest`.
     pub fn install(&mut self, node: usize, highest: u32) {
         assert!(self.nodes[node].running.is_none(), "programs are exchanged while the process is down");

@@ -25,10 +25,10 @@ fn finalize(cluster: &mut Cluster) {
 }
 
 fn replace_program(cluster: &mut Cluster, node: usize, highest: u32) {
-    cluster.crash(node);
+    cluster.take_down(node);
     cluster.install(node, highest);
     cluster.run(200_000);
-    cluster.start(node);
+    cluster.bring_back(node);
     cluster.run(2_000_000);
 }
 
@@ -72,11 +72,11 @@ fn a_node_that_is_away_keeps_the_level_from_being_raised() {
             replace_program(&mut cluster, node, 2);
         }
         let away = (primary(&cluster) + 1) % 3;
-        cluster.crash(away);
+        cluster.take_down(away);
         cluster.run(2_000_000);
         cluster.raise_level(primary(&cluster), None);
         cluster.run(2_000_000);
-        cluster.start(away);
+        cluster.bring_back(away);
         cluster.run(1_000_000);
         assert_eq!(levels(&cluster), [1, 1, 1], "seed {seed}");
         finalize(&mut cluster);
@@ -96,10 +96,10 @@ fn an_observer_with_an_old_program_keeps_the_level_from_being_raised() {
         }
         // The disk that votes was heard lately, and executed level 2.
         let replaced = (primary(&cluster) + 1) % 3;
-        cluster.crash(replaced);
+        cluster.take_down(replaced);
         cluster.replace_disk(replaced, true);
         cluster.install(replaced, 1);
-        cluster.start(replaced);
+        cluster.bring_back(replaced);
         cluster.run(2_000_000);
         cluster.raise_level(primary(&cluster), None);
         cluster.run(2_000_000);
