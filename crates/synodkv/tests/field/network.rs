@@ -99,7 +99,7 @@ fn replicas_reach_each_other_over_ipv6() {
 #[test]
 fn a_replica_whose_own_name_does_not_resolve_runs_and_reports_it() {
     run(async {
-        let mut cluster = Cluster::start(Setup::default()).await;
+        let mut cluster = Cluster::start(Setup::default().env("SYNODKV_REPLICATION_ALLOW_INSECURE", "true")).await;
         cluster.servers[2].stop().await;
         let own = cluster.peers[2].clone();
         move_peer(&cluster.servers[2], &own, &under_name(&own, "replica-2.invalid"));
@@ -147,7 +147,8 @@ fn a_replica_that_moves_to_another_address_is_found_there_without_a_restart_of_t
         hosts.set(&[(NAMES[0], "127.0.0.1"), (NAMES[1], "127.0.0.1"), (NAMES[2], "127.0.0.8")]);
         let peers: Vec<String> = (0..3).map(|_| crate::ports::free_address()).collect();
         let names: Vec<String> = peers.iter().zip(NAMES).map(|(peer, name)| under_name(peer, name)).collect();
-        let mut cluster = Cluster::with_peers(peers, &names, hosts.setup());
+        let mut cluster =
+            Cluster::with_peers(peers, &names, hosts.setup().env("SYNODKV_REPLICATION_ALLOW_INSECURE", "true"));
         for server in &mut cluster.servers {
             server.start();
         }
