@@ -1,7 +1,7 @@
 //! The first bytes of a connection to a listener that serves TLS and plain text on one port.
 //!
-//! Checked: the first byte decides as both protocols would. What is taken for TLS holds no Thrift message, and what is
-//! taken for plain text begins no handshake, however the bytes are cut. Nobody gets through a handshake with bytes
+//! Checked: the first byte decides as both protocols would. Bytes taken for TLS hold no Thrift message, and bytes taken for
+//! plain text begin no handshake, however they are cut. Nobody gets through a handshake with bytes
 //! that were not made for this very connection.
 
 use std::io::Cursor;

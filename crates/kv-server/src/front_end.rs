@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{AuditLog, Gate, JwtKeys, PolicySource};
 use crate::admin::{self, AdminInterface};
 use crate::budget::{self, Budget};
+use crate::certificates::{self, Watched};
 use crate::clock_tick;
 use crate::cluster::{ClusterView, LocalDatabases};
 use crate::config::{Address, Config};
@@ -28,7 +29,6 @@ use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
 use crate::thrift_server::{CLIENT, ThriftServer};
-use crate::tls::{self, Doorway, Watched};
 use crate::upgrade::UpgradeControl;
 
 /// The addresses of the front end, known once it has bound them, because a port may be configured
@@ -146,8 +146,8 @@ impl FrontEnd {
             gate,
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
-        let for_clients = Arc::new(Doorway::open(&config.server.tls, "server.tls", CLIENT)?);
-        let for_operators = Arc::new(Doorway::open(config.admin_tls(), "admin.tls", admin::OPERATOR)?);
+        let for_clients = Arc::new(certificates::open(&config.server.tls, "server.tls", CLIENT)?);
+        let for_operators = Arc::new(certificates::open(config.admin_tls(), "admin.tls", admin::OPERATOR)?);
         let thrift = ThriftServer::bind(thrift_addr, config.server.thrift_options(&config.limits), handler)
             .await
             .map_err(ServerError::listen(thrift_key, thrift_addr))?
@@ -161,9 +161,9 @@ impl FrontEnd {
         metrics.registry().register(collector).expect("registered once for each server");
 
         let listeners = [("thrift", &for_clients), ("admin", &for_operators)];
-        let watched = listeners.into_iter().filter_map(|(listener, doorway)| doorway.watched(listener));
+        let watched = listeners.into_iter().filter_map(|(listener, doorway)| Watched::listener(listener, doorway));
         let peers = peers.into_iter().map(|(id, status)| Watched::peer(id, status));
-        tls::watch(watched.chain(peers).collect::<Vec<_>>(), &metrics, &problems);
+        certificates::watch(watched.chain(peers).collect::<Vec<_>>(), &metrics, &problems);
         let most_admin = config.server.max_admin_connections;
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let time = local.into_iter().next().map(|local| {

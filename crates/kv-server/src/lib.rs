@@ -14,6 +14,7 @@ pub mod access;
 pub mod admin;
 pub mod budget;
 mod byte_budget;
+mod certificates;
 mod clock_tick;
 pub mod cluster;
 pub mod config;
@@ -40,9 +41,10 @@ pub mod standalone;
 #[cfg(test)]
 mod tests;
 pub mod thrift_server;
-mod tls;
+pub mod tls;
 pub mod upgrade;
 
+pub use certificates::check_certificates;
 pub use config::{Config, ConfigError, Environment, Overrides};
 pub use error::ServerError;
 pub use front_end::{BackEnd, FrontEnd, ListenAddresses};
@@ -53,4 +55,3 @@ pub use replication::{ReplicatedKvDatabase, ReplicatedServerManager};
 pub use router::{DirectRouter, LocalReader, RequestContext, RequestRouter};
 pub use service_core::KvServiceCore;
 pub use standalone::StandaloneServerManager;
-pub use tls::check_certificates;

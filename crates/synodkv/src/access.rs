@@ -1,5 +1,5 @@
-//! What a command believes servers by, and what it shows them: from flags, the environment, or a
-//! profile.
+//! The authority by which a command believes servers, and its own identity: from flags, the
+//! environment, or a profile.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::failure::Failure;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Access")]
 pub struct AccessArgs {
-    /// Take what no flag or variable gives from this profile in ~/.config/synodkv/profiles.toml; `none`
+    /// Take addresses and files that no flag or variable gives from this profile in ~/.config/synodkv/profiles.toml; `none`
     /// for no profile. [default: `default`, if there is one]
     #[arg(long, value_name = "NAME", env = "SYNODKV_PROFILE", global = true)]
     pub profile: Option<String>,
@@ -33,10 +33,10 @@ pub struct AccessArgs {
     pub token_file: Option<PathBuf>,
 }
 
-/// What was given on the command line. Set once, before any command runs: a process is one user.
+/// The arguments of this process. Set once, before any command runs: a process is one user.
 static GIVEN: OnceLock<AccessArgs> = OnceLock::new();
 
-/// What was given on the command line.
+/// The arguments of this process.
 fn given() -> AccessArgs {
     GIVEN.get().cloned().unwrap_or_default()
 }
@@ -46,7 +46,7 @@ pub fn profile() -> Result<Profile, Failure> {
     given().profile()
 }
 
-/// What connections are encrypted with; `None` for servers without TLS.
+/// Encrypts connections; `None` for servers without TLS.
 pub fn tls() -> Result<Option<Tls>, Failure> {
     given().tls()
 }

@@ -104,7 +104,7 @@ impl ReadCertificate {
         Ok(ReadCertificate { der, parsed })
     }
 
-    /// What it calls its owner.
+    /// The names of its owner.
     pub fn names(&self) -> Names {
         Names::of(&self.der).unwrap_or_default()
     }

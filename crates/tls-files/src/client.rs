@@ -15,7 +15,7 @@ use crate::renewal::Source;
 pub struct ClientFiles {
     /// Certificates of the authorities; the server's certificate must be signed by one of them.
     pub ca: PathBuf,
-    /// What the client proves who it is with; `None` for nothing.
+    /// The identity that the client shows; `None` for none.
     pub identity: Option<IdentityFiles>,
 }
 

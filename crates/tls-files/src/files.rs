@@ -75,7 +75,7 @@ fn unreadable(file: TlsFile, path: &Path, error: &std::io::Error) -> FileError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint(Vec<u128>);
 
-/// What the file system says about the files: device, inode, length, and when the bytes and the
+/// The state of the files according to the file system: device, inode, length, and when the bytes and the
 /// inode were changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamps(Vec<(u64, u64, u64, Duration, Duration)>);

@@ -20,7 +20,7 @@ impl PeerCertificate {
         connection.peer_certificates()?.first().map(|certificate| PeerCertificate(certificate.clone().into_owned()))
     }
 
-    /// What the certificate calls its owner; `None` if it cannot be read.
+    /// The names of the owner in the certificate; `None` if it cannot be read.
     pub fn names(&self) -> Option<Names> {
         Names::of(&self.0)
     }

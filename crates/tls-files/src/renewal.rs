@@ -58,7 +58,7 @@ struct InUse<B> {
     failed: Option<(Option<Stamps>, Instant)>,
 }
 
-/// What an operator should know about the files of a listener or a peer.
+/// The state of the files of a listener or a peer, for operators.
 #[derive(Debug, Default)]
 pub struct RenewalStatus {
     failures: AtomicU64,
@@ -119,7 +119,7 @@ impl<S: Source> Renewed<S> {
         &self.source
     }
 
-    /// What an operator should know; the same for the whole life of this.
+    /// The state for operators; the same for the whole life of this.
     pub fn status(&self) -> Arc<RenewalStatus> {
         self.status.clone()
     }

@@ -3,7 +3,8 @@
 use kv_api::Limits;
 
 use super::sources::Sources;
-use super::{Address, ConfigError, ReplicationConfig, ServerSettings};
+use super::{Address, ClientCertificates, ConfigError, ListenerTls, ReplicationConfig, ServerSettings};
+use crate::tls::TlsMode;
 
 /// The room that a message or a reply needs besides the one key and the one value in it.
 const ENVELOPE_BYTES: usize = 4096;
@@ -121,6 +122,38 @@ fn refuse_shared(listeners: &[Listener<'_>], origin: &str) -> Result<(), ConfigE
             let wanted = format!("is taken by {} = {}: each needs an address of its own", other.key, other.address);
             return Err(ConfigError::value(&listener.key, listener.address, &wanted, origin));
         }
+    }
+    Ok(())
+}
+
+/// Checks the settings of a listener against each other. `section` is their place in the file.
+pub(super) fn check_listener_tls(tls: &ListenerTls, section: &str, sources: &Sources) -> Result<(), ConfigError> {
+    let files =
+        [("certificate", &tls.certificate), ("key", &tls.key), ("client_ca", &tls.client_ca), ("crl", &tls.crl)];
+    let missing = |name: &str, why: &str| {
+        let origin = sources.origin(section);
+        Err(ConfigError::new(format!("`{section}.{name}` is missing{origin}: {why}")))
+    };
+    for (name, path) in files {
+        if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            let key = format!("{section}.{name}");
+            return Err(ConfigError::value(&key, "\"\"", "a file is needed", &sources.origin(&key)));
+        }
+    }
+    if tls.mode() != TlsMode::Off || tls.certificate.is_some() || tls.key.is_some() {
+        let why = "TLS needs the files of certificate and key";
+        if tls.certificate.is_none() {
+            return missing("certificate", why);
+        }
+        if tls.key.is_none() {
+            return missing("key", why);
+        }
+    }
+    if tls.client_certificates() != ClientCertificates::None && tls.client_ca.is_none() {
+        return missing("client_ca", "the certificates of clients are verified with it");
+    }
+    if tls.crl.is_some() && tls.client_certificates() == ClientCertificates::None {
+        return missing("client_ca", "a list of revoked certificates of clients is of no use without it");
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Refuses to serve other machines without TLS, unless the configuration says that this is meant.
 
-use super::{Address, Config, ConfigError, TlsMode};
+use super::{Address, Config, ConfigError};
 use crate::mode::Mode;
+use crate::tls::TlsMode;
 
 impl Config {
     /// Refuses addresses where other machines can connect without TLS, unless `allow_insecure` says

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use settings::DEFAULT_PIN_SECONDS;
 pub use settings::{AuthSettings, LogFormat, LogSettings, OnWriteFailure, ServerSettings, StorageSettings};
 pub use sources::Environment;
-pub use tls::{AdminSettings, ClientCertificates, ListenerTls, OldestTls, TlsMode, UserFrom};
+pub use tls::{AdminSettings, ClientCertificates, ListenerTls, OldestTls};
 
 use crate::access::AuditSettings;
 use crate::directory_id::DirectoryId;

@@ -6,23 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tls_files::{ClientAuthority, ListenerFiles, OldestVersion};
 
-use super::sources::Sources;
-use super::{Config, ConfigError};
+use super::Config;
+use crate::tls::{TlsMode, UserFrom};
 
-/// Whether a listener speaks TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TlsMode {
-    /// Never.
-    #[default]
-    Off,
-    /// With the clients that do, on the same port as with those that do not.
-    Allow,
-    /// With all clients.
-    Require,
-}
-
-/// What a listener wants of its clients.
+/// Whether a listener asks its clients for certificates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientCertificates {
@@ -33,17 +20,6 @@ pub enum ClientCertificates {
     Optional,
     /// They need a valid certificate.
     Required,
-}
-
-/// Where a client's certificate names its user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UserFrom {
-    /// In the URI `synodkv:user/NAME` among its alternative names.
-    #[default]
-    San,
-    /// In the common name of its subject.
-    Cn,
 }
 
 /// The oldest version of TLS that a listener accepts.
@@ -86,7 +62,7 @@ impl ListenerTls {
         self.mode.unwrap_or(if self.certificate.is_some() { TlsMode::Require } else { TlsMode::Off })
     }
 
-    /// What the listener wants of its clients.
+    /// Whether the listener asks its clients for certificates.
     pub fn client_certificates(&self) -> ClientCertificates {
         let asked = if self.client_ca.is_some() { ClientCertificates::Required } else { ClientCertificates::None };
         self.client_certificates.unwrap_or(asked)
@@ -107,42 +83,6 @@ impl ListenerTls {
         };
         let clients = self.client_ca.clone().filter(|_| are_asked).map(authority);
         Some(ListenerFiles { certificate, key, clients, oldest_version })
-    }
-
-    /// Checks the settings against each other. `section` is where they stand.
-    pub(super) fn check(&self, section: &str, sources: &Sources) -> Result<(), ConfigError> {
-        let files = [
-            ("certificate", &self.certificate),
-            ("key", &self.key),
-            ("client_ca", &self.client_ca),
-            ("crl", &self.crl),
-        ];
-        let missing = |name: &str, why: &str| {
-            let origin = sources.origin(section);
-            Err(ConfigError::new(format!("`{section}.{name}` is missing{origin}: {why}")))
-        };
-        for (name, path) in files {
-            if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-                let key = format!("{section}.{name}");
-                return Err(ConfigError::value(&key, "\"\"", "a file is needed", &sources.origin(&key)));
-            }
-        }
-        if self.mode() != TlsMode::Off || self.certificate.is_some() || self.key.is_some() {
-            let why = "TLS needs the files of certificate and key";
-            if self.certificate.is_none() {
-                return missing("certificate", why);
-            }
-            if self.key.is_none() {
-                return missing("key", why);
-            }
-        }
-        if self.client_certificates() != ClientCertificates::None && self.client_ca.is_none() {
-            return missing("client_ca", "the certificates of clients are verified with it");
-        }
-        if self.crl.is_some() && self.client_certificates() == ClientCertificates::None {
-            return missing("client_ca", "a list of revoked certificates of clients is of no use without it");
-        }
-        Ok(())
     }
 }
 

@@ -12,11 +12,12 @@ use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
 use super::{
     Address, AuthSettings, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig, ReplicaConfig,
-    ReplicationConfig, ServerSettings, StorageSettings, TlsMode,
+    ReplicationConfig, ServerSettings, StorageSettings,
 };
 
 use crate::access::AuditSettings;
 use crate::mode::Mode;
+use crate::tls::TlsMode;
 
 const MAX_REPLICAS: usize = 7;
 /// Number of replicas in one process if no list is given.
@@ -34,8 +35,8 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
         server.thrift_addr = server.thrift_addr.with_port(port);
     }
     check_server(&server, sources)?;
-    server.tls.check("server.tls", sources)?;
-    admin.tls.check("admin.tls", sources)?;
+    consistency::check_listener_tls(&server.tls, "server.tls", sources)?;
+    consistency::check_listener_tls(&admin.tls, "admin.tls", sources)?;
     check_storage(&storage, sources)?;
     check_limits(&limits, sources)?;
     let limits = consistency::fit_limits(limits, &server, sources)?;

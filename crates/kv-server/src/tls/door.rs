@@ -9,10 +9,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Doorway, HANDSHAKE_TIMEOUT, count};
+use super::{Doorway, HANDSHAKE_TIMEOUT, TlsMode, count};
 use crate::accepting::{ByteStream, Complaints, Incoming};
 use crate::access::ConnectionFacts;
-use crate::config::TlsMode;
 
 /// A connection that may be served, or that gets an explanation.
 pub(crate) enum Admitted {
@@ -24,7 +23,7 @@ pub(crate) enum Admitted {
     LacksTls(Incoming),
 }
 
-/// When a client that is told that it needs TLS must have sent what the explanation depends on.
+/// The deadline of a client without TLS for the bytes that the refusal depends on.
 pub(crate) fn plain_reply_deadline() -> Instant {
     Instant::now() + HANDSHAKE_TIMEOUT
 }

@@ -10,22 +10,19 @@
 //! request yet, and is treated as it is in mode `off`.
 
 mod door;
-mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rsml::transport::Strangers;
-use tls_files::{FileError, ListenerFiles, Names, RenewalStatus, Renewed, Source, TlsFile};
+use serde::{Deserialize, Serialize};
+use tls_files::{ListenerFiles, Names, RenewalStatus, Renewed};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use door::{Admitted, plain_reply_deadline};
-pub(crate) use watch::{Watched, watch};
 
 use crate::accepting::Complaints;
-use crate::config::{Config, ListenerTls, TlsMode, UserFrom};
-use crate::error::ServerError;
 
 /// How long a client may take for the handshake.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,9 +30,33 @@ pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_STRANGERS: usize = 128;
 /// How often the files are looked at while nobody connects.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
-/// What the URI of a user begins with.
+/// The beginning of the URI of a user.
 const USER_URI: &str = "synodkv:user/";
 const LONGEST_USER: usize = 255;
+
+/// Whether a listener speaks TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    /// Never.
+    #[default]
+    Off,
+    /// With the clients that do, on the same port as with those that do not.
+    Allow,
+    /// With all clients.
+    Require,
+}
+
+/// Where a client's certificate names its user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserFrom {
+    /// In the URI `synodkv:user/NAME` among its alternative names.
+    #[default]
+    San,
+    /// In the common name of its subject.
+    Cn,
+}
 
 /// A listener's TLS, shared by its connections.
 pub(crate) struct Doorway {
@@ -77,26 +98,14 @@ impl Doorway {
         }
     }
 
-    /// Reads the certificates. `section` is where the settings stand, `name` the kind of client.
-    ///
-    /// # Errors
-    /// [`ServerError::Certificates`], naming the setting and the file that cannot be used.
-    pub fn open(settings: &ListenerTls, section: &str, name: &'static str) -> Result<Self, ServerError> {
-        let mut doorway = Doorway::off(name);
-        let Some(files) = settings.files() else { return Ok(doorway) };
-        let renewed = Renewed::new(files, report(name)).map_err(|error| in_section(section, &error))?;
-        let renewed = Arc::new(renewed);
-        if let Some(validity) = renewed.status().validity()
-            && !validity.is_now()
-        {
-            tracing::warn!(
-                certificate = %renewed.source().certificate.display(),
-                "the certificate of the {name} listener is not valid now; its clients will refuse it"
-            );
-        }
-        (doorway.mode, doorway.user_from) = (settings.mode(), settings.user_from.unwrap_or_default());
-        doorway.certificates = Some(renewed);
-        Ok(doorway)
+    /// A listener with TLS; `name` is the kind of client.
+    pub fn new(
+        mode: TlsMode,
+        certificates: Arc<Renewed<ListenerFiles>>,
+        user_from: UserFrom,
+        name: &'static str,
+    ) -> Self {
+        Doorway { mode, certificates: Some(certificates), user_from, ..Doorway::off(name) }
     }
 
     /// Whether some clients, or all, need no TLS.
@@ -104,15 +113,14 @@ impl Doorway {
         self.mode != TlsMode::Require
     }
 
-    /// What an operator should know about the certificates; `None` in mode `off`.
+    /// The state of the certificates, for operators; `None` in mode `off`.
     pub fn status(&self) -> Option<Arc<RenewalStatus>> {
         self.certificates.as_ref().map(|certificates| certificates.status())
     }
 
-    /// What to watch; nothing in mode `off`.
-    pub fn watched(&self, listener: &'static str) -> Option<Watched> {
-        let (status, counters) = (self.status()?, Some(self.counters.clone()));
-        Some(Watched { listener, replica: None, status, counters })
+    /// The counters of the listener.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
     }
 
     /// Looks at the files until `stop` is cancelled, so that a fault is known before the next
@@ -134,47 +142,6 @@ impl Doorway {
         match candidates.as_slice() {
             [user] if !user.is_empty() && user.len() <= LONGEST_USER => Some((*user).to_string()),
             _ => None,
-        }
-    }
-}
-
-/// Checks whether the listeners of this configuration could use their certificates now. Reads the
-/// files.
-///
-/// # Errors
-/// The first file that could not be used, with its key.
-pub fn check_certificates(config: &Config) -> Result<(), ServerError> {
-    for (settings, section) in [(&config.server.tls, "server.tls"), (config.admin_tls(), "admin.tls")] {
-        if let Some(files) = settings.files() {
-            files.load().map_err(|error| in_section(section, &error))?;
-        }
-    }
-    Ok(())
-}
-
-fn in_section(section: &str, error: &FileError) -> ServerError {
-    let key = match error.file {
-        TlsFile::Ca => "client_ca",
-        TlsFile::Certificate => "certificate",
-        TlsFile::Key => "key",
-        TlsFile::Crl => "crl",
-    };
-    ServerError::Certificates(format!("{section}.{key}: {error}"))
-}
-
-/// Logs what happens to renewed files.
-fn report(name: &'static str) -> impl Fn(Result<(), &FileError>) + Send + Sync + 'static {
-    let complaints = std::sync::Mutex::new(Complaints::default());
-    move |renewed| match renewed {
-        Ok(()) => tracing::info!("read renewed certificates of the {name} listener"),
-        Err(error) => {
-            if let Some(times) = Complaints::count(&complaints) {
-                tracing::warn!(
-                    %error, times,
-                    "the certificates of the {name} listener have changed and cannot be used; those read before stay in \
-                     force"
-                );
-            }
         }
     }
 }

@@ -98,7 +98,7 @@ pub trait Transport: Send + Sync + 'static {
         BTreeMap::new()
     }
 
-    /// What an operator should know about this replica's certificates; `None` without TLS.
+    /// The state of this replica's certificates, for operators; `None` without TLS.
     fn certificates(&self) -> Option<Arc<RenewalStatus>> {
         None
     }

@@ -109,7 +109,7 @@ impl Credentials {
         self.certificates.current().await
     }
 
-    /// What an operator should know about the files.
+    /// The state of the files, for operators.
     pub fn status(&self) -> Arc<RenewalStatus> {
         self.certificates.status()
     }

@@ -10,23 +10,13 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 use tls_files::ReadCertificate;
 
-use super::files::Folder;
+use super::files::{Folder, Made};
 use crate::failure::Failure;
 
 /// Clocks differ; a new certificate must be valid on machines whose clock is behind.
 const CLOCK_TOLERANCE: Duration = Duration::hours(1);
 
-/// A certificate and its key.
-pub struct Made {
-    /// In PEM.
-    pub certificate: String,
-    /// In PEM, without a password.
-    pub key: String,
-    /// The last day.
-    pub until: String,
-}
-
-/// What a certificate is for.
+/// The use of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Replica,

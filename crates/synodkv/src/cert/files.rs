@@ -5,13 +5,23 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::authority::Made;
 use crate::failure::Failure;
 
 /// Only the owner may read a private key.
 const SECRET: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
+/// A certificate and its key.
+pub struct Made {
+    /// In PEM.
+    pub certificate: String,
+    /// In PEM, without a password.
+    pub key: String,
+    /// The last day.
+    pub until: String,
+}
+
+/// A folder with an authority and the certificates that it signed.
 pub struct Folder(PathBuf);
 
 impl Folder {

@@ -46,7 +46,7 @@ impl Certificates {
         self.make(&self.path("").display().to_string(), &[&["issue"], arguments].concat());
     }
 
-    /// What a client without a certificate needs.
+    /// For a client without a certificate.
     fn tls(&self) -> Tls {
         Tls::new(self.path("ca.pem")).expect("an authority")
     }
@@ -56,7 +56,7 @@ impl Certificates {
         Tls::with_identity(self.path("ca.pem"), certificate, key).expect("an identity")
     }
 
-    /// `[server.tls]` and, so that the tests' own probes go on, an admin interface that allows both.
+    /// `[server.tls]` and, for the tests' own probes, an admin interface that allows both.
     fn toml(&self, certificate: &str, more: &str) -> String {
         let path = |name: &str| self.path(name).display().to_string();
         let (pem, key) = (path(&format!("{certificate}.pem")), path(&format!("{certificate}.key")));
@@ -497,7 +497,7 @@ fn the_authority_is_replaced_under_load_without_a_failed_request() {
         let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
         assert!(!report["errors"].to_string().contains(|digit: char| ('1'..='9').contains(&digit)), "{report}");
 
-        // Peers connect anew with what was renewed.
+        // Peers connect again with the renewed files.
         let primary = cluster.primary().await;
         let other = &mut cluster.servers[(primary + 1) % 3];
         other.kill().await;

@@ -71,7 +71,7 @@ impl Fixture {
         ClientFiles { ca, identity }
     }
 
-    /// What the listener learns of a client that gets through.
+    /// The names of a client that gets through, as the listener sees them.
     async fn try_client(&self, client: &ClientFiles) -> Result<Option<Names>, String> {
         let acceptor = TlsAcceptor::from(self.listener.load().expect("they fit"));
         let connector = TlsConnector::from(client.load().expect("they fit"));

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 
-/// What was reported, in order.
+/// The reports, in order.
 #[derive(Clone, Default)]
 struct Reports(Arc<Mutex<Vec<Result<(), TlsFile>>>>);
 
