@@ -162,7 +162,9 @@ impl Cluster {
         let op = self.records.next_op();
         let write = match &change.family {
             Some(family) => LoggedWrite::family(family.clone()),
-            None if change.access.is_some() => LoggedWrite { access: change.access.clone(), ..LoggedWrite::default() },
+            None if change.access.is_some() => {
+                LoggedWrite { access: change.access.as_deref().cloned(), ..LoggedWrite::default() }
+            }
             None if change.passes_time => LoggedWrite::clock_tick(),
             None => {
                 let mut commit = change.commit(op);

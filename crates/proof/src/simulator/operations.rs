@@ -83,7 +83,7 @@ impl Records {
                 let drop = random.one_in(2);
                 Seen::of(Change { family: Some(FamilyChange { name: name.into(), drop }), ..change }, [])
             }
-            Kind::Access => Seen::of(Change { access: Some(any_change(random)), ..change }, []),
+            Kind::Access => Seen::of(Change { access: Some(Box::new(any_change(random))), ..change }, []),
             _ => Seen::of(Change { passes_time: random.one_in(5), ..change }, []),
         }
     }

@@ -148,7 +148,7 @@ pub struct Change {
     /// In the place of a commit: that alone.
     pub family: Option<FamilyChange>,
     /// The same: a change of users and roles.
-    pub access: Option<AccessChange>,
+    pub access: Option<Box<AccessChange>>,
     /// The same: nothing but time.
     pub passes_time: bool,
 }

@@ -7,6 +7,7 @@ use crate::core::{Input, InstallStep, LogRead, SnapshotRead};
 use crate::{Persist, Sequence};
 
 /// For the core.
+#[allow(clippy::large_enum_variant)] // Nearly all events are inputs.
 pub enum Event {
     /// The core steps with this input.
     Input(Input),
