@@ -19,6 +19,7 @@ mod records;
 mod rows;
 mod sample_calls;
 mod thrift;
+mod tokens;
 mod wal;
 
 use std::path::Path;
@@ -61,6 +62,13 @@ pub const TARGETS: &[Target] = &[
         bytes_per_byte: 200,
     },
     Target { name: "opening", run: opening::any, seeds: opening::seeds, base_bytes: 1 << 20, bytes_per_byte: 200 },
+    Target {
+        name: "authenticate",
+        run: tokens::authenticate,
+        seeds: tokens::seeds,
+        base_bytes: 1 << 20,
+        bytes_per_byte: 200,
+    },
     Target {
         name: "peer_stream",
         run: peers::stream,

@@ -30,7 +30,8 @@ pub use families::{MAX_FAMILY_NAME_BYTES, family_name_fault};
 pub use keys::{KeyRange, KeyRef};
 pub use limits::Limits;
 pub use logged::{
-    ACCESS_LEVEL, DEFAULT_READABLE_WINDOW_MS, FamilyChange, HIGHEST_LEVEL, LOWEST_LEVEL, LoggedWrite, TimedWrite, UnreadableWrite,
+    ACCESS_LEVEL, DEFAULT_READABLE_WINDOW_MS, FamilyChange, HIGHEST_LEVEL, LOWEST_LEVEL, LoggedWrite, TimedWrite,
+    UnreadableWrite,
 };
 pub use operation::{KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows};
 pub use verdict::{decode_verdict, encode_verdict};

@@ -291,7 +291,7 @@ mod tests {
         lines(LEVEL_2).into_iter().zip(writes_2()).for_each(|(line, write)| check(line, write));
     }
 
-    /// What a program without levels reads of a write.
+    /// The part of a write that a program without levels reads.
     #[derive(Clone, PartialEq, Message)]
     struct FirstLevel {
         #[prost(message, optional, tag = "1")]

@@ -123,12 +123,17 @@ impl FrontEnd {
             true => Arc::new(FaultyRouter::new(router, faults.clone())),
             false => router,
         };
+        let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");
+        let thrift_addr = resolve(thrift_key, &config.server.thrift_addr).await?;
+        let admin_addr = resolve(admin_key, &config.server.admin_addr).await?;
         let audit = AuditLog::start(&config.audit).map_err(ServerError::Access)?;
         if let Some(audit) = &audit {
             metrics.registry().register(Box::new(audit.dropped().clone())).expect("registered once for each server");
         }
         let jwt = config.auth.jwt().map(JwtKeys::load).transpose().map_err(ServerError::Access)?;
-        let gate = Arc::new(Gate::new(policy, jwt, false).with_audit(audit));
+        let is_in_network = [thrift_addr, admin_addr].iter().any(|address| !address.ip().is_loopback());
+        let closed_until_enabled = is_in_network && !config.server.allow_insecure;
+        let gate = Arc::new(Gate::new(policy, jwt, closed_until_enabled).with_audit(audit));
         let core = Arc::new(KvServiceCore::new(CoreParts {
             router,
             cluster,
@@ -143,9 +148,6 @@ impl FrontEnd {
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
         let for_clients = Arc::new(certificates::open(&config.server.tls, "server.tls", CLIENT)?);
         let for_operators = Arc::new(certificates::open(config.admin_tls(), "admin.tls", admin::OPERATOR)?);
-        let (thrift_key, admin_key) = ("server.thrift_addr", "server.admin_addr");
-        let thrift_addr = resolve(thrift_key, &config.server.thrift_addr).await?;
-        let admin_addr = resolve(admin_key, &config.server.admin_addr).await?;
         let thrift = ThriftServer::bind(thrift_addr, config.server.thrift_options(&config.limits), handler)
             .await
             .map_err(ServerError::listen(thrift_key, thrift_addr))?

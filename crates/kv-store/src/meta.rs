@@ -116,7 +116,9 @@ pub(crate) fn load_level(engine: &dyn Engine, highest: u32) -> Result<u32, KvErr
     let format = engine.get(Table::Meta, FORMAT_KEY)?;
     let is_levelled = format.as_deref() == Some(&LEVELLED_FORMAT.to_be_bytes());
     if is_levelled != (level > FIRST_LEVEL) {
-        return Err(KvError::Corruption(format!("its records contradict each other: feature level {level}, format {format:?}")));
+        return Err(KvError::Corruption(format!(
+            "its records contradict each other: feature level {level}, format {format:?}"
+        )));
     }
     if level > highest {
         return Err(KvError::Storage(format!(

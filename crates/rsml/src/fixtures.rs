@@ -23,7 +23,7 @@ use crate::value::*;
 use crate::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, LevelRange, ReplicaId, Sequence};
 
 const VERSION_1: &str = include_str!("fixtures/version_1.txt");
-/// What feature levels add. Everything in the first file is written as before by a program that
+/// The additions of feature levels. Everything in the first file is written as before by a program that
 /// executes the first level only, and by every program while the level is the first, except for the
 /// levels that it tells its peers.
 const VERSION_2: &str = include_str!("fixtures/version_2.txt");

@@ -15,7 +15,7 @@ pub struct AccessChange {
     pub command: Option<AccessCommand>,
 }
 
-/// What is changed. A command that creates what is there already, exactly alike, succeeds, so that it
+/// The change itself. A command that creates what is there already, exactly alike, succeeds, so that it
 /// can be repeated after its answer was lost.
 #[derive(Clone, PartialEq, Eq, Oneof)]
 pub enum AccessCommand {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::Need;
+use super::text::{escaped, family_text, unescaped};
 use super::verb::{Scope, Verb, Verbs};
 use crate::{DEFAULT_COLUMN_FAMILY, family_name_fault};
 
@@ -114,36 +115,6 @@ fn end_of_prefix(prefix: &[u8]) -> Option<Bytes> {
     Some(end.into())
 }
 
-/// The name under which people know a family.
-pub(super) fn family_text(family: &str) -> &str {
-    if family.is_empty() { DEFAULT_COLUMN_FAMILY } else { family }
-}
-
-/// A key as text: what is not a printable, unambiguous ASCII character is written as `\xNN`.
-pub(super) fn escaped(key: &[u8]) -> String {
-    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'\\' && byte != b'\'';
-    let text = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("\\x{byte:02x}") };
-    key.iter().map(text).collect()
-}
-
-/// Reads what [`escaped`] wrote; other characters stand for their UTF-8.
-fn unescaped(text: &str) -> Result<Bytes, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        bytes.extend_from_slice(&rest.as_bytes()[..at]);
-        let digits = rest[at..].strip_prefix("\\x").and_then(|digits| digits.get(..2));
-        let byte = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        let byte = byte.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(
-            byte.ok_or_else(|| format!("`{text}`: after \\ only xNN is allowed, NN being two hexadecimal digits"))?,
-        );
-        rest = &rest[at + 4..];
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    Ok(bytes.into())
-}
-
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let families: Vec<&str> = self.families.iter().map(|family| family_text(family)).collect();
@@ -201,7 +172,7 @@ fn parse_keys(text: Option<&str>) -> Result<(Bytes, Option<Bytes>), String> {
     }
     let ends = text.strip_prefix("range:").and_then(|range| range.split_once(".."));
     let (begin, end) = ends.ok_or_else(|| {
-        format!("`{text}` names no keys; allowed are `prefix:P`, `range:A..B`, `range:A..` and `range:..B`")
+        format!("`{text}` names no keys; allowed: `prefix:P`, `range:A..B`, `range:A..` and `range:..B`")
     })?;
     let end = if end.is_empty() { None } else { Some(unescaped(end)?) };
     Ok((unescaped(begin)?, end))

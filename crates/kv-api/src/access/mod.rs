@@ -1,11 +1,11 @@
-//! Who may do what: users, roles, grants and tokens as replicated state, the changes that commands
+//! Permissions: users, roles, grants and tokens as replicated state, the changes that commands
 //! make to them, and the decisions that follow.
 //!
 //! Everything here is pure: no clock, no randomness, no I/O. So every replica that applies the same
 //! changes has the same [`Policy`], and a decision depends on nothing but its arguments. Secrets
 //! never come here: of a token there is only the SHA-256.
 //!
-//! What is not granted is denied. An empty policy is not enabled, and then decides nothing.
+//! Everything that is not granted is denied. An empty policy is not enabled, and then decides nothing.
 
 mod change;
 mod grant;
@@ -16,6 +16,7 @@ mod rights;
 mod roles;
 #[cfg(test)]
 mod tests;
+mod text;
 mod verb;
 
 pub use change::{AccessChange, AccessCommand, AccessError, AddUser, DisableUser, SetRole, SetUserRoles};

@@ -1,14 +1,14 @@
-//! What a call asks for: one verb on one stretch of keys.
+//! The needs of a call: each is one verb on one stretch of keys.
 
 use std::fmt;
 
 use super::Verb;
-use super::grant::{escaped, family_text};
+use super::text::{escaped, family_text};
 
 /// One thing that a call does. A call is allowed if each of its needs is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need<'a> {
-    /// What is done.
+    /// The kind of access.
     pub verb: Verb,
     /// The column family (empty: the default family); `None`: every family, those of the future
     /// included.

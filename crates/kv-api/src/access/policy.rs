@@ -11,7 +11,7 @@ use super::{Grant, Verb, built_in_role};
 /// Largest encoded policy, in bytes. All replicas must apply the same one, so it is not a setting.
 pub const MAX_POLICY_BYTES: usize = 1 << 20;
 
-/// Who may do what in one cluster.
+/// The permissions in one cluster.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Policy {
     /// Whether requests are checked at all.
@@ -48,7 +48,7 @@ pub struct User {
 /// A role: grants under a name.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Role {
-    /// What the role allows.
+    /// The grants of the role.
     #[prost(message, repeated, tag = "1")]
     pub grants: Vec<Grant>,
     /// The policy's revision when the role was last changed.

@@ -11,11 +11,11 @@ use crate::KvError;
 pub struct Principal {
     /// The name of the user.
     pub name: String,
-    /// What proved it.
+    /// The proof.
     pub identity: Identity,
 }
 
-/// What proved an identity.
+/// The proof of an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// A client certificate.
@@ -51,7 +51,7 @@ impl From<Refusal> for KvError {
     }
 }
 
-/// What one principal may do under one revision of the policy. Its decisions allocate nothing.
+/// The rights of one principal under one revision of the policy. Its decisions allocate nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rights {
     /// Verbs that are granted on everything.
@@ -85,7 +85,7 @@ pub struct WriteAuthority {
 /// A decision with its reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// What was decided.
+    /// The decision.
     pub allowed: bool,
     /// Why, in sentences.
     pub reasons: Vec<String>,
@@ -131,7 +131,7 @@ impl Policy {
         Explanation { allowed, reasons }
     }
 
-    /// What this principal may do.
+    /// The rights of this principal.
     ///
     /// # Errors
     /// It is unknown or shut out.

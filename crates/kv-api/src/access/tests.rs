@@ -309,7 +309,7 @@ fn grants_are_read_and_written_in_one_notation() {
         ("read orders,,x", "a column family has no name"),
         ("read a/b", "no column family can be named 'a/b'"),
         ("read orders prefix:", "the prefix is empty"),
-        ("read orders keys:a", "names no keys; allowed are"),
+        ("read orders keys:a", "names no keys; allowed:"),
         ("read orders range:b..a", "the range of keys is empty"),
         ("read orders prefix:\\q", "after \\ only xNN is allowed"),
         ("read orders prefix:\\x+1", "after \\ only xNN is allowed"),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What a call does. The numbers stand in the encoding of grants and are never reused.
+/// A kind of access. The numbers stand in the encoding of grants and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Verb {

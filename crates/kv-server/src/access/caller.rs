@@ -66,7 +66,7 @@ impl Caller {
         }
     }
 
-    /// What a write of this caller carries to the replicas; `None` while nothing is checked.
+    /// The authority that a write of this caller carries to the replicas; `None` while nothing is checked.
     pub fn authority(&self) -> Option<WriteAuthority> {
         match &self.who {
             Who::Server => Some(WriteAuthority::server()),
@@ -83,7 +83,7 @@ impl Caller {
         }
     }
 
-    /// What was proven about the caller, if anything was asked.
+    /// The proven rights of the caller, if anything was asked.
     pub fn granted(&self) -> Option<&Granted> {
         match &self.who {
             Who::Checked(granted) => Some(granted),

@@ -24,7 +24,7 @@ const LOOK_INTERVAL_US: u64 = 1_000_000;
 /// Largest file of keys, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// What a JWT must say.
+/// The demands on a JWT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtSettings {
     /// The file of public keys.
@@ -90,6 +90,17 @@ impl JwtKeys {
         Ok(JwtKeys { settings, keys, generation, looked_at_us, seen: Mutex::new(seen) })
     }
 
+    /// Keys that are given and not in a file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn of_text(settings: JwtSettings, text: &[u8]) -> Result<Self, String> {
+        let keys = RwLock::new(Arc::new(parse_keys(text)?));
+        // It is never time to look at a file.
+        let (generation, looked_at_us) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        Ok(JwtKeys { settings, keys, generation, looked_at_us, seen: Mutex::new(None) })
+    }
+
     /// Changes whenever the keys do: what was verified before must be verified again.
     pub fn generation(&self, now_us: u64) -> u64 {
         let last = self.looked_at_us.load(Ordering::Relaxed);
@@ -146,11 +157,15 @@ fn read_keys(file: &Path) -> Result<Vec<Key>, String> {
         return Err(fault(format!("{length} bytes are more than the limit of {MAX_FILE_BYTES}")));
     }
     let text = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
-    let set: KeySet = serde_json::from_slice(&text)
-        .map_err(|error| fault(format!("it is no JSON Web Key Set, {{\"keys\": […]}}: {error}")))?;
+    parse_keys(&text).map_err(fault)
+}
+
+fn parse_keys(text: &[u8]) -> Result<Vec<Key>, String> {
+    let set: KeySet = serde_json::from_slice(text)
+        .map_err(|error| format!("it is no JSON Web Key Set, {{\"keys\": […]}}: {error}"))?;
     let keys: Vec<Key> = set.keys.iter().filter_map(Key::of).collect();
     match keys.is_empty() {
-        true => Err(fault("it holds no public key for EdDSA (Ed25519), ES256 or RS256".into())),
+        true => Err("it holds no public key for EdDSA (Ed25519), ES256 or RS256".into()),
         false => Ok(keys),
     }
 }

@@ -1,11 +1,11 @@
-//! The one gate to the data: who asks, and what may they do?
+//! The one gate to the data, which finds out who asks and decides what they may do.
 //!
 //! Every Thrift call and every HTTP request passes [`Gate::admit`], which knows its rule from
 //! [`table`] and turns the connection's identity into a [`Caller`]. The service core then checks
 //! each operation, by [`needs`], in the one function that passes operations on to the router. So
 //! nothing reaches the data by a second path.
 //!
-//! What is not granted is denied. While the policy is not enabled, a request costs one atomic load
+//! Everything that is not granted is denied. While the policy is not enabled, a request costs one atomic load
 //! here. While it is, rights are worked out once for each connection and revision of the policy,
 //! and a decision allocates nothing.
 //!
@@ -29,7 +29,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use audit::{AuditKeys, AuditLog, AuditScope, AuditSettings, Kind, OnOverflow, Recording, reopen_audit_logs};
+pub use audit::{AuditKeys, AuditLog, AuditScope, AuditSettings, OnOverflow, Recording, reopen_audit_logs};
 pub use caller::Caller;
 pub use connection::ConnectionFacts;
 pub use jwt::{JwtKeys, JwtSettings};
@@ -39,7 +39,7 @@ pub use needs::check_needs;
 use session::{Credential, Epoch, Resolved};
 pub use session::{Granted, Means, Session};
 pub use source::{NoPolicy, PolicySource};
-pub use table::{HttpMethod, Route, Rule, kind_of, recorded_as, rule_of_method};
+pub use table::{HttpMethod, Kind, Route, Rule, kind_of, recorded_as, rule_of_method};
 pub use token::{Digest, Secret, digest_of, digest_of_bytes, fingerprint, new_token, token_text};
 
 /// Longest token, in bytes: a JWT with many roles.
@@ -121,12 +121,18 @@ impl Gate {
             return Err(expired());
         }
         let caller = Caller::checked(granted, method, session.clone());
+        session.is_now_known();
         caller.check_rule(rule)?;
         Ok(caller)
     }
 
+    /// Whether the client of this connection has shown who it is, or need not.
+    pub fn knows(&self, session: &Session) -> bool {
+        (self.source.enabled_revision() == 0 && !self.closed_until_enabled) || session.is_known()
+    }
+
     fn admit_unchecked(&self, session: &Arc<Session>, method: &'static str, rule: Rule) -> Result<Caller, KvError> {
-        let enables = rule == Rule::Cluster(Verb::AdminAuth) && session.facts().address.ip().is_loopback();
+        let enables = rule == Rule::Cluster(Verb::AdminAuth) && session.facts().is_local;
         if self.closed_until_enabled && rule != Rule::Open && !enables {
             return Err(KvError::Unauthenticated(
                 "this server listens beyond its own machine and serves nobody until authentication is enabled: run \
@@ -149,7 +155,12 @@ impl Gate {
     pub fn authenticate(&self, session: &Session, token: &str) -> Result<Option<String>, KvError> {
         let identified = self.identify(token);
         match &identified {
-            Ok((credential, _)) => session.present(credential.clone()),
+            Ok((credential, user)) => {
+                session.present(credential.clone());
+                if user.is_some() {
+                    session.is_now_known();
+                }
+            }
             Err(error) => session.refuse(error.clone()),
         }
         identified.map(|(_, user)| user)
@@ -168,7 +179,7 @@ impl Gate {
         Ok((credential, Some(granted.rights.user().to_owned())))
     }
 
-    /// What rights depend on besides the credential.
+    /// The facts besides the credential on which rights depend.
     fn epoch(&self, revision: u64) -> Epoch {
         Epoch { revision, keys: self.jwt.as_ref().map_or(0, |keys| keys.generation(now_us())) }
     }
@@ -205,7 +216,7 @@ impl Gate {
         }
     }
 
-    /// What a credential is worth under the applied policy.
+    /// The worth of a credential under the applied policy.
     fn resolve(&self, credential: &Credential, epoch: Epoch) -> Resolved {
         let policy = self.source.policy();
         let granted = self.principal(credential, &policy).and_then(|principal| {
@@ -216,7 +227,7 @@ impl Gate {
         Resolved { epoch: Epoch { revision: policy.revision, ..epoch }, granted }
     }
 
-    /// Whom a credential proves, if it is genuine.
+    /// The principal whose credential this is, if it is genuine.
     fn principal(&self, credential: &Credential, policy: &Policy) -> Result<Principal, KvError> {
         match credential {
             Credential::Certificate(user) => Ok(Principal { name: user.clone(), identity: Identity::Certificate }),

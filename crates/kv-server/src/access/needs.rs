@@ -1,4 +1,4 @@
-//! What an operation does, in terms of the policy: the one translation of operations to needs.
+//! The one translation of operations to needs, the terms of the policy.
 //!
 //! No `match` here has a catch-all arm, and every struct is taken apart field by field. So a new
 //! operation, kind of mutation or field does not compile until somebody has decided what it needs.

@@ -1,6 +1,7 @@
 //! The identity of one connection, and what it may do under the present policy.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kv_api::KvError;
@@ -9,7 +10,7 @@ use kv_api::access::{Identity, Rights};
 use super::connection::ConnectionFacts;
 use super::token::{Digest, Secret};
 
-/// What a connection presented to prove an identity, not verified yet: that depends on the policy.
+/// A means to prove an identity, as presented. Verifying it takes the policy.
 #[derive(Clone)]
 pub(super) enum Credential {
     /// The user of a verified certificate.
@@ -49,16 +50,16 @@ impl From<&Identity> for Means {
     }
 }
 
-/// What a principal may do, and how it proved its identity.
+/// The rights of a principal, and how it proved its identity.
 #[derive(Debug)]
 pub struct Granted {
-    /// What it may do.
+    /// The rights.
     pub rights: Rights,
     /// How it proved who it is.
     pub means: Means,
 }
 
-/// What rights depend on besides the credential.
+/// The facts besides the credential on which rights depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Epoch {
     /// The revision of the policy.
@@ -67,7 +68,7 @@ pub(super) struct Epoch {
     pub keys: u64,
 }
 
-/// What a credential gave in one epoch.
+/// The rights that a credential gave in one epoch.
 #[derive(Clone)]
 pub(super) struct Resolved {
     /// The epoch.
@@ -80,10 +81,12 @@ pub(super) struct Resolved {
 pub struct Session {
     facts: ConnectionFacts,
     state: Mutex<State>,
+    /// Whether a request of it was admitted on behalf of somebody.
+    is_known: AtomicBool,
 }
 
 struct State {
-    /// What the connection presented last; the certificate until then.
+    /// The credential presented last; the certificate until then.
     credential: Option<Credential>,
     resolved: Option<Resolved>,
     /// Why what it presented last was refused.
@@ -94,10 +97,26 @@ impl Session {
     /// A new connection.
     pub fn new(facts: ConnectionFacts) -> Self {
         let credential = facts.certificate_user.clone().map(Credential::Certificate);
-        Session { facts, state: Mutex::new(State { credential, resolved: None, refused: None }) }
+        Session {
+            facts,
+            state: Mutex::new(State { credential, resolved: None, refused: None }),
+            is_known: AtomicBool::new(false),
+        }
     }
 
-    /// What is known about the connection.
+    /// Whether anybody has used the connection so far who proved an identity.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_now_known(&self) {
+        // Without a write to memory that other connections may share.
+        if !self.is_known() {
+            self.is_known.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The facts about the connection.
     pub fn facts(&self) -> &ConnectionFacts {
         &self.facts
     }
@@ -116,7 +135,7 @@ impl Session {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
-    /// What the connection may do in this epoch: as remembered, or as `resolve` finds.
+    /// The rights of the connection in this epoch: as remembered, or as `resolve` finds.
     pub(super) fn granted(
         &self,
         epoch: Epoch,

@@ -14,7 +14,7 @@ pub trait PolicySource: Send + Sync + 'static {
     /// The applied policy.
     fn policy(&self) -> Arc<Policy>;
 
-    /// Refuses when this server has heard no primary for so long that its policy may be out of
+    /// Refuses when this server has not heard from a primary for so long that its policy may be out of
     /// date.
     ///
     /// # Errors

@@ -1,23 +1,29 @@
-//! Who may call what: a row for each Thrift method and each HTTP route. What has no row does not
-//! exist, because the compiler wants one for each method, and routes are made from their table.
+//! The table of permissions for calls: a row for each Thrift method and each HTTP route. Nothing
+//! lacks a row, because the compiler wants one for each method, and routes are made from their
+//! table.
 
 use kv_api::access::{Verb, Verbs};
+use kv_api::thrift::{Method, MethodKind};
 
-use super::audit::Kind;
-use crate::thrift_server::{Method, MethodKind};
+/// The parts of the audit log, each with a setting of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Read,
+    Write,
+}
 
-/// Who may make a call.
+/// A rule about who may make a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Anybody.
     Open,
     /// Anybody with an identity: the call shows and changes nothing.
     Identified,
-    /// Whoever may do what the operation does, which is decided where it is passed on.
+    /// Everybody who may do what the operation does, which is decided where it is passed on.
     Operation,
-    /// Whoever has one of these verbs somewhere.
+    /// Everybody with one of these verbs somewhere.
     Somewhere(Verbs),
-    /// Whoever has this verb on everything.
+    /// Everybody with this verb on everything.
     Cluster(Verb),
 }
 
@@ -218,7 +224,7 @@ impl Route {
         }
     }
 
-    /// Who may use it.
+    /// The rule about who may use it.
     pub fn rule(self) -> Rule {
         match self {
             Route::Live | Route::Ready => Rule::Open,

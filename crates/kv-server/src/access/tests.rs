@@ -68,7 +68,7 @@ pub fn gate() -> (Arc<TestPolicy>, Gate) {
 }
 
 fn session_from(address: &str) -> Arc<Session> {
-    Arc::new(Session::new(ConnectionFacts::plain(address.parse::<SocketAddr>().expect("an address"))))
+    Arc::new(Session::new(ConnectionFacts::plain(address.parse::<SocketAddr>().expect("an address"), None)))
 }
 
 pub fn session() -> Arc<Session> {
@@ -142,7 +142,7 @@ fn a_certificate_identifies_its_user() {
     let facts = |user: &str| ConnectionFacts {
         encrypted: true,
         certificate_user: Some(user.into()),
-        ..ConnectionFacts::plain("10.0.0.1:1".parse().expect("an address"))
+        ..ConnectionFacts::plain("10.0.0.1:1".parse().expect("an address"), None)
     };
     let eve = Arc::new(Session::new(facts("eve")));
     assert_eq!(user_of(admit(&gate, &eve, Rule::Operation)), "eve");
@@ -247,7 +247,7 @@ fn a_user_without_roles_may_do_nothing() {
     let session = session();
     gate.authenticate(&session, &token(6)).expect("a user");
     let admitted = |rule: Rule| admit(&gate, &session, rule).is_ok();
-    // What remains is refused for everybody, or checked by what the operation does.
+    // The others are refused for everybody, or checked by what the operation does.
     for method in Method::ALL {
         let rule = rule_of_method(*method);
         assert_eq!(admitted(rule), matches!(rule, Rule::Open | Rule::Identified | Rule::Operation), "{method:?}");

@@ -31,7 +31,7 @@ impl Secret {
         &self.0
     }
 
-    /// What stands for it where secrets are compared and stored.
+    /// The digest that stands for it where secrets are compared and stored.
     pub fn digest(&self) -> Digest {
         digest_of(&self.0)
     }

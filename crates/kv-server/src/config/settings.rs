@@ -305,7 +305,7 @@ pub struct AuthSettings {
     pub jwt_issuer: Option<String>,
     /// The audience that JWTs must name.
     pub jwt_audience: Option<String>,
-    /// With authentication, a replica that has heard no primary for this long answers nothing: its
+    /// With authentication, a replica that has not heard from a primary for this long answers nothing: its
     /// users and roles may be out of date.
     pub max_staleness_ms: u64,
 }

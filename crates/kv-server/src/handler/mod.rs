@@ -54,6 +54,10 @@ impl UnifiedThriftHandler {
 
 #[async_trait]
 impl ThriftService for UnifiedThriftHandler {
+    fn knows(&self, connection: &ConnectionContext) -> bool {
+        self.core.gate().knows(&connection.session)
+    }
+
     async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served {
         let (method, stopwatch) = (call.method(), Stopwatch::start());
         let (rule, token) = (rule_of_method(method), request::token_of(&call));

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kv_api::{KvError, LoggedWrite, TimedWrite, UnreadableWrite, encode_verdict};
 use kv_store::{PreparedBatch, StateBlob, TransactionalKvDatabase};
-use rsml::{
-    CommittedValue, ExecutedBatch, ExecutionError, ExecutionNotifier, ReplicatedState, SealedState, Sequence, Snapshots,
-};
+use rsml::{CommittedValue, ExecutedBatch, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
+use super::level_record::check_level;
 use super::place::DatabasePlace;
 use super::snapshots::{Installed, ReplicaSnapshots, failed};
 use crate::router::{LocalReader, ReadSlots};
@@ -32,7 +31,7 @@ impl KvStoreExecutor {
     /// previous one was damaged.
     pub fn open(databases: Arc<dyn DatabasePlace>, slots: ReadSlots, generation: u64) -> Result<Self, ExecutionError> {
         let database = databases.clone().open(generation).map_err(failed)?;
-        check_level(&database)?;
+        check_level(&database).map_err(failed)?;
         let next = expected_by(&database).map_err(failed)?;
         let reader = LocalReader::new(database.clone(), slots);
         Ok(KvStoreExecutor { databases, database, reader, next, installed: Installed::default() })
@@ -46,20 +45,6 @@ impl KvStoreExecutor {
 
 fn expected_by(database: &TransactionalKvDatabase) -> Result<Sequence, KvError> {
     Ok(Sequence(database.state_blob()?.map_or(0, |(sequence, _)| sequence)).next())
-}
-
-/// The feature level that the database records is a copy of the one in the replicated state, and was
-/// written together with it.
-pub(super) fn check_level(database: &TransactionalKvDatabase) -> Result<(), ExecutionError> {
-    let Some((_, state)) = database.state_blob().map_err(failed)? else { return Ok(()) };
-    // A state that cannot be read is reported by whoever needs it.
-    let Some(state) = ReplicatedState::from_bytes(&state) else { return Ok(()) };
-    let (replicated, recorded) = (state.feature_level.0, database.level());
-    if replicated != recorded {
-        let text = format!("its replicated state is at feature level {replicated}, and its own record says {recorded}");
-        return Err(ExecutionError::corrupt(text));
-    }
-    Ok(())
 }
 
 /// The writes of all requests. One that the log must not hold at its feature level stops this

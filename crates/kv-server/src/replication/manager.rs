@@ -26,9 +26,6 @@ use crate::ports;
 use crate::problems::Problems;
 use crate::router::WriteSettings;
 
-/// How old the policy may be by which this server decides who may do what.
-const MAX_STALENESS: Duration = Duration::from_secs(5);
-
 /// How long a start waits for a primary if all replicas are in this process. The server also works
 /// without one: requests wait.
 const FIRST_PRIMARY_WAIT: Duration = Duration::from_secs(5);
@@ -86,7 +83,7 @@ impl ReplicatedServerManager {
             router: router.clone(),
             cluster: cluster.clone(),
             replicas: cluster.clone(),
-            policy: Arc::new(ReplicatedPolicy::new(local.clone(), MAX_STALENESS)),
+            policy: Arc::new(ReplicatedPolicy::new(local.clone(), Duration::from_millis(config.auth.max_staleness_ms))),
             failover: cluster.clone(),
             upgrade: cluster,
             metrics,

@@ -14,6 +14,7 @@ mod cluster;
 mod database;
 mod databases;
 mod executor;
+mod level_record;
 mod local_replicas;
 mod manager;
 mod members;

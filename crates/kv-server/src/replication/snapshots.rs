@@ -9,7 +9,7 @@ use kv_api::KvError;
 use kv_store::{DatabaseCopy, DatabaseInstall, TransactionalKvDatabase};
 use rsml::{ExecutionError, Snapshot, SnapshotSink, SnapshotSource, Snapshots};
 
-use super::executor::check_level;
+use super::level_record::check_level;
 use super::place::DatabasePlace;
 use crate::router::LocalReader;
 
@@ -100,7 +100,7 @@ impl SnapshotSink for Sink {
 
     fn finish(self: Box<Self>) -> Result<Bytes, ExecutionError> {
         let (database, state) = self.install.finish().map_err(failed)?;
-        check_level(&database)?;
+        check_level(&database).map_err(failed)?;
         self.installed.put(self.generation, database);
         Ok(state.blob)
     }

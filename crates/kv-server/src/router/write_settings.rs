@@ -78,3 +78,56 @@ fn uses(commit: &AtomicCommit, family: &str) -> bool {
         || commit.read_conflicts.iter().any(|key| key.column_family == family)
         || commit.read_conflict_ranges.iter().any(|range| range.column_family == family)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kv_api::access::{AccessCommand, TokenRecord, WriteAuthority};
+    use kv_store::{Durability, MemoryEngine, StoreOptions};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn database() -> Arc<TransactionalKvDatabase> {
+        let engine = Arc::new(MemoryEngine::new(Durability::EveryWrite));
+        TransactionalKvDatabase::open(engine, StoreOptions::standalone()).expect("an empty database")
+    }
+
+    fn context() -> RequestContext {
+        RequestContext::internal(Instant::now())
+    }
+
+    fn enabling() -> LoggedWrite {
+        let token = TokenRecord { id: 1, sha256: vec![0; 32].into(), ..TokenRecord::default() };
+        LoggedWrite::access(AccessCommand::Enable(token).into(), 1)
+    }
+
+    #[tokio::test]
+    async fn a_write_above_the_level_is_refused_with_the_command_that_raises_it() {
+        let database = database();
+        let Err(KvError::InvalidOperation(text)) = authorized(enabling(), &context(), &database) else {
+            panic!("the log of level 1 holds no such write")
+        };
+        assert!(text.contains("feature level 2") && text.contains("`synodkv upgrade finalize`"), "{text}");
+        let plain = LoggedWrite::clock_tick();
+        assert_eq!(authorized(plain.clone(), &context(), &database), Ok(plain));
+        database.raise_level(2).expect("this program executes it");
+        assert_eq!(authorized(enabling(), &context(), &database), Ok(enabling()));
+    }
+
+    #[tokio::test]
+    async fn writes_carry_an_authority_from_the_moment_that_it_is_checked() {
+        let database = database();
+        database.raise_level(2).expect("this program executes it");
+        let tick = || authorized(LoggedWrite::clock_tick(), &context(), &database).expect("level 2").authority;
+        assert_eq!(tick(), None);
+        database.write(enabling()).await.expect("a token of root");
+        assert_eq!(tick(), Some(WriteAuthority::server()));
+        database.write(LoggedWrite::clock_tick()).await.expect_err("nobody vouches for it");
+        let disable = LoggedWrite::access(AccessCommand::Disable(true).into(), 2);
+        let disable = authorized(disable, &context(), &database).expect("level 2");
+        database.write(disable).await.expect("the server may");
+        assert_eq!(tick(), None);
+    }
+}

@@ -288,13 +288,11 @@ fn kv_token() -> String {
     crate::access::token_text(7, &[7; 32])
 }
 
-#[tokio::test]
-async fn every_method_answers_with_its_own_reply() {
-    let server = TestServer::start().await;
-    let mut client = server.client().await;
+/// One call of each method.
+pub(super) fn every_call() -> Vec<ThriftCall> {
     let range = everything();
     let key = || b"k".to_vec();
-    let calls: Vec<ThriftCall> = vec![
+    vec![
         get(b"k").into(),
         set(b"k", b"v").into(),
         wire::GetReadVersionRequest { auth_token: None }.into(),
@@ -337,7 +335,14 @@ async fn every_method_answers_with_its_own_reply() {
         wire::GetNodeInfoRequest { auth_token: None, node_id: None }.into(),
         wire::PinSnapshotRequest { read_version: 1, ttl_ms: None, auth_token: None }.into(),
         wire::UnpinSnapshotRequest { read_version: 1, auth_token: None }.into(),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn every_method_answers_with_its_own_reply() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    let calls = every_call();
     let asked: Vec<Method> = calls.iter().map(ThriftCall::method).collect();
     assert!(Method::ALL.iter().all(|method| asked.contains(method)), "a method is missing here");
     let replies = client.call_all(calls).await;

@@ -1,6 +1,7 @@
 //! Tests of the standalone server with the memory engine through real sockets: the handler, the
 //! core and the router together, as clients see them.
 
+mod access;
 mod admin;
 mod breaking_off;
 mod client;

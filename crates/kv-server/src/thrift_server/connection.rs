@@ -14,6 +14,7 @@ use super::counters::add;
 use super::memory_budget::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES, Waiting, room_of_request, wait};
 use super::pipeline::{Again, Origin, Pipeline, Start};
 use super::shared::Shared;
+use super::stranger::{self, Stranger};
 use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftCall, ThriftException};
 use crate::accepting::{ByteStream, Idleness, Incoming};
 use crate::byte_budget::Reserved;
@@ -148,6 +149,7 @@ struct Connection<'a, S> {
     /// Fires at the next timeout or before it, because it is not reset for every message.
     timer: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    stranger: Stranger,
 }
 
 impl<'a, S: ByteStream> Connection<'a, S> {
@@ -188,6 +190,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             looked_at: None,
             active_at: Instant::now(),
             timer: Box::pin(tokio::time::sleep(timeout)),
+            stranger: Stranger::new(shared, context, &shutdown),
             shutdown: Box::pin(shutdown.cancelled_owned()),
         }
     }
@@ -199,6 +202,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             (self.small_waiting, self.large_waiting) = (None, None);
         }
         loop {
+            self.stranger.look(self.shared, self.context);
             let left = self.start_calls(cx);
             let again = self.start_again(cx);
             // This comes after the starts, so that pending calls register their wakers.
@@ -264,6 +268,11 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             }
             match self.scanner.scan(&self.input[self.consumed..]) {
                 Ok(None) => {
+                    let pending = self.input.len() - self.consumed;
+                    if let Some(error) = self.stranger.refuses(self.shared, self.context, pending) {
+                        self.refuse_rest(error, self.input.len());
+                        continue;
+                    }
                     self.partial_since.get_or_insert_with(Instant::now);
                     return Left::Beginning;
                 }
@@ -612,7 +621,8 @@ impl<'a, S: ByteStream> Connection<'a, S> {
         let patience = options.write_timeout();
         let patience = if self.is_pressed() { patience.into_iter().chain([self.spared()]).min() } else { patience };
         let unsent = after(self.unsent_since, patience);
-        let idle = after(self.is_idle().then_some(self.active_at), options.idle_timeout());
+        let idle_timeout = if self.stranger.is_one() { Some(stranger::PATIENCE) } else { options.idle_timeout() };
+        let idle = after(self.is_idle().then_some(self.active_at), idle_timeout);
         [partial, unsent, idle].into_iter().flatten().min()
     }
 }

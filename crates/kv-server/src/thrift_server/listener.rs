@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rsml::transport::Strangers;
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,7 @@ use super::counters::{OpenConnection, add};
 use super::memory_budget::Pools;
 use super::plain;
 use super::shared::Shared;
+use super::stranger::MAX_STRANGERS;
 use super::{ConnectionContext, ThriftServerCounters, ThriftServerOptions, ThriftService, connection};
 use crate::accepting::{AcceptTerms, Accepted, ByteStream, Incoming, accept_until};
 use crate::access::{ConnectionFacts, Session};
@@ -40,7 +42,8 @@ impl ThriftServer {
         let listener = TcpListener::bind(address).await?;
         let local_address = listener.local_addr()?;
         let pools = Pools::new(&options);
-        let shared = Arc::new(Shared { options, service, counters: Arc::default(), pools });
+        let strangers = Arc::new(Strangers::new(MAX_STRANGERS));
+        let shared = Arc::new(Shared { options, service, counters: Arc::default(), pools, strangers });
         Ok(ThriftServer { listener, local_address, shared, doorway: Arc::new(Doorway::off(CLIENT)) })
     }
 

@@ -24,6 +24,7 @@ mod options;
 mod pipeline;
 mod plain;
 mod shared;
+mod stranger;
 #[cfg(test)]
 mod tests;
 
@@ -98,5 +99,10 @@ impl<R: Into<ThriftReply>> From<R> for Served {
 /// dropped.
 #[async_trait]
 pub trait ThriftService: Send + Sync + 'static {
+    /// Whether the client has shown who it is, or need not. Until then it has little room and time.
+    fn knows(&self, _connection: &ConnectionContext) -> bool {
+        true
+    }
+
     async fn call(&self, connection: &ConnectionContext, call: ThriftCall, terms: CallTerms) -> Served;
 }

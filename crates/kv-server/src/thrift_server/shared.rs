@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rsml::transport::Strangers;
+
 use super::memory_budget::Pools;
 use super::{ThriftServerCounters, ThriftServerOptions, ThriftService};
 
@@ -15,4 +17,6 @@ pub(super) struct Shared {
     pub counters: Arc<ThriftServerCounters>,
     /// The memory budgets.
     pub pools: Pools,
+    /// The connections of clients that nobody knows yet.
+    pub strangers: Arc<Strangers>,
 }

@@ -48,7 +48,7 @@ impl Doorway {
     /// connection has ended or is refused.
     pub async fn admit(&self, incoming: Incoming) -> Option<Admitted> {
         if self.mode == TlsMode::Off {
-            let facts = ConnectionFacts::plain(incoming.peer);
+            let facts = ConnectionFacts::plain(incoming.peer, incoming.stream.local_addr().ok());
             return Some(Admitted::Plain(incoming, facts));
         }
         let end = incoming.end.clone();
@@ -74,7 +74,7 @@ impl Doorway {
         let admitted = match (is_tls(first), self.mode) {
             (true, _) => self.shake_hands(incoming, must_be_done_by).await,
             (false, TlsMode::Allow) => {
-                let facts = ConnectionFacts::plain(peer);
+                let facts = ConnectionFacts::plain(peer, incoming.stream.local_addr().ok());
                 Some(Admitted::Plain(incoming, facts))
             }
             (false, _) => {
@@ -103,7 +103,8 @@ impl Doorway {
         count(&self.counters.handshakes);
         let certificate = PeerCertificate::of(stream.get_ref().1).and_then(|certificate| certificate.names());
         let certificate_user = certificate.and_then(|names| self.user_in(&names));
-        let facts = ConnectionFacts { encrypted: true, certificate_user, address: peer };
+        let ours = stream.get_ref().0.local_addr().ok();
+        let facts = ConnectionFacts { encrypted: true, certificate_user, ..ConnectionFacts::plain(peer, ours) };
         Some(Admitted::Encrypted(Box::new(Incoming { stream, peer, idleness, end }), facts))
     }
 

@@ -51,8 +51,9 @@ impl Levels {
             None => Ok(()),
             Some(replica) => {
                 let levels = programs[replica];
-                let story =
-                    format!("entry {sequence} raises the level to {to}; the program of replica {replica} executes {levels}");
+                let story = format!(
+                    "entry {sequence} raises the level to {to}; the program of replica {replica} executes {levels}"
+                );
                 Err(Violation::new("levels", "raised without a member", story))
             }
         }
@@ -66,12 +67,8 @@ mod tests {
     fn judge(steps: &[(u8, u64, u32)]) -> Result<(), &'static str> {
         let mut levels = Levels::default();
         for (replica, sequence, level) in steps {
-            let verdict = levels.applied(
-                ReplicaId(*replica),
-                Sequence(*sequence),
-                FeatureLevel(*level),
-                LevelRange::new(1, 2),
-            );
+            let verdict =
+                levels.applied(ReplicaId(*replica), Sequence(*sequence), FeatureLevel(*level), LevelRange::new(1, 2));
             verdict.map_err(|violation| violation.anomaly)?;
         }
         Ok(())

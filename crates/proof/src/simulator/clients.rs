@@ -4,9 +4,11 @@
 //! reads). Its observations and its outcome go to the [`super::records`].
 
 use bytes::Bytes;
-use kv_api::LoggedWrite;
+use kv_api::access::WriteAuthority;
+use kv_api::{ACCESS_LEVEL, LoggedWrite};
 use rsml::core::{Input, ReadId, RequestId};
 
+use super::access::any_authority;
 use super::cluster::Cluster;
 use super::events::Event;
 use super::node::Barrier;
@@ -142,6 +144,10 @@ impl Cluster {
             return self.finish(client, kind, called_us, seen, Outcome::Fail, None);
         }
         let change = seen.change.clone().expect("a commit changes something");
+        if change.access.is_some() && !self.may_change_access(node) {
+            self.figures.count("change of users below its level");
+            return self.finish(client, kind, called_us, seen, Outcome::Fail, None);
+        }
         let op = self.new_write(Some(client), change);
         let step = self.wait(client);
         self.records.waits(op, client, step);
@@ -155,6 +161,7 @@ impl Cluster {
         let op = self.records.next_op();
         let write = match &change.family {
             Some(family) => LoggedWrite::family(family.clone()),
+            None if change.access.is_some() => LoggedWrite { access: change.access.clone(), ..LoggedWrite::default() },
             None if change.passes_time => LoggedWrite::clock_tick(),
             None => {
                 let mut commit = change.commit(op);
@@ -171,8 +178,21 @@ impl Cluster {
         op
     }
 
+    /// Whether the log may hold changes of users, as far as `node` has applied it: else a server
+    /// refuses them.
+    fn may_change_access(&self, node: usize) -> bool {
+        self.level_of(node) >= ACCESS_LEVEL
+    }
+
+    /// On whose behalf `node` accepts a write now; `None` while it checks nothing.
+    fn authority_at(&mut self, node: usize) -> Option<WriteAuthority> {
+        let policy = self.nodes[node].running.as_ref()?.database.enabled_policy()?;
+        Some(any_authority(&policy, &mut self.random))
+    }
+
     pub(super) fn propose(&mut self, node: usize, op: OpId, id: RequestId) {
-        let payload = rows::logged(self.records.write(op), self.profile.window_ms(node));
+        let authority = self.authority_at(node);
+        let payload = rows::logged(self.records.write(op), self.profile.window_ms(node), authority);
         let running = self.nodes[node].running.as_mut().expect("it is served");
         running.waiting.insert(id, op);
         self.input(node, Input::Propose { id, payload });

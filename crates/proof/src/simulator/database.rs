@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kv_api::access::Policy;
 use kv_api::{KeyRef, KvError, RangeQuery, Rows, Version};
 use kv_server::replication::{DatabasePlace, KvStoreExecutor};
 use kv_server::router::{LocalReader, ReadSlots};
@@ -89,12 +90,7 @@ impl DatabaseFiles {
     }
 
     /// `highest_level`: the highest feature level that the program executes.
-    pub fn open(
-        self: &Arc<Self>,
-        generation: u64,
-        highest_level: u32,
-        random: &mut Random,
-    ) -> (Database, Executor) {
+    pub fn open(self: &Arc<Self>, generation: u64, highest_level: u32, random: &mut Random) -> (Database, Executor) {
         // Small caches, so that verdicts come from the table as well as from memory.
         *self.options.lock().expect("one thread runs a simulation") = StoreOptions {
             conflict_index_entries: random.pick(&[0, 3, 50, 1_000]),
@@ -193,6 +189,13 @@ impl Database {
         let said = (store.applied_version().0, store.oldest_readable().0, store.column_families());
         let expected = (moment.version, moment.oldest_readable.max(1), moment.families);
         assert_eq!(said, expected, "newest and oldest readable version, and families, are not those of the log");
+        assert_eq!(store.policy(), moment.policy, "users and roles are not those of the log");
+    }
+
+    /// The policy, if it is enabled.
+    pub fn enabled_policy(&self) -> Option<Arc<Policy>> {
+        let store = self.reader.database();
+        (store.enabled_revision() > 0).then(|| store.policy())
     }
 
     pub fn get(&self, key: &KeyRef, version: u64) -> Result<Option<Bytes>, KvError> {

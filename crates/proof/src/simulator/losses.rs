@@ -64,7 +64,9 @@ impl Cluster {
         self.may_lose(node) && self.all_are_born() && is_only_one
     }
 
-    fn replace_disk(&mut self, node: usize, keeps: bool) {
+    /// An empty disk takes the place of that of a node that is down. The first one may come back if
+    /// `keeps`.
+    pub fn replace_disk(&mut self, node: usize, keeps: bool) {
         self.note("disk replaced", || format!("of {node}"));
         self.wiped = Some(node);
         self.nodes[node].wipe(keeps, &mut self.random);

@@ -11,6 +11,7 @@
 //! flushed), TCP (links lose, double and reorder messages, but never damage one: a checksum would
 //! drop it).
 
+mod access;
 mod campaign;
 mod chaos;
 mod claims;
@@ -32,6 +33,7 @@ mod node;
 mod operations;
 mod oracle;
 mod phases;
+mod programs;
 mod random;
 mod records;
 mod reference;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use kv_api::{FamilyChange, KeyRange, KeyRef, MutationKind, Rows};
 
+use super::access::any_change;
 use super::database::Database;
 use super::random::Random;
 use super::records::{Observation, Records, Seen};
@@ -82,6 +83,7 @@ impl Records {
                 let drop = random.one_in(2);
                 Seen::of(Change { family: Some(FamilyChange { name: name.into(), drop }), ..change }, [])
             }
+            Kind::Access => Seen::of(Change { access: Some(any_change(random)), ..change }, []),
             _ => Seen::of(Change { passes_time: random.one_in(5), ..change }, []),
         }
     }
@@ -115,7 +117,7 @@ impl Records {
             Kind::Claim => self.claim(look, random),
             Kind::ScratchKeys => super::scratch::change(look, random, profile),
             Kind::Snapshot => super::scratch::look_back(look, random, profile),
-            Kind::Write | Kind::Forget | Kind::Give | Kind::Push | Kind::Families | Kind::Note => {
+            Kind::Write | Kind::Forget | Kind::Give | Kind::Push | Kind::Families | Kind::Access | Kind::Note => {
                 unreachable!("it reads nothing")
             }
         }

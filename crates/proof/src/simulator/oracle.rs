@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use kv_api::access::Policy;
 use kv_api::{KeyRef, KvError, LoggedWrite, RangeQuery, Rows, decode_verdict, encode_verdict};
 use rsml::{CommittedValue, Sequence};
 use xxhash_rust::xxh3::Xxh3;
@@ -21,6 +22,7 @@ pub struct Moment {
     pub version: u64,
     pub oldest_readable: u64,
     pub families: Arc<Vec<String>>,
+    pub policy: Arc<Policy>,
 }
 
 struct Step {
@@ -109,10 +111,15 @@ fn decide(reference: &mut Reference, value: &CommittedValue) -> Step {
         encode_verdict(&reference.decide(value.time_us, &write))
     };
     let verdicts = value.requests.iter().map(|request| decide(&request.payload)).collect();
-    let Reference { version, oldest_readable, families, .. } = reference;
+    let Reference { version, oldest_readable, families, policy, .. } = reference;
     Step {
         verdicts,
-        after: Moment { version: *version, oldest_readable: *oldest_readable, families: families.clone() },
+        after: Moment {
+            version: *version,
+            oldest_readable: *oldest_readable,
+            families: families.clone(),
+            policy: policy.clone(),
+        },
     }
 }
 

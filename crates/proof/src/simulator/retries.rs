@@ -79,6 +79,7 @@ impl Cluster {
         // A write that creates a family, or lets time advance, has no version of its own.
         let write = self.records.write(op);
         let has_version = write.commit.is_some() || write.family.as_ref().is_some_and(|change| change.drop);
+        let has_version = has_version || write.access.is_some();
         self.ended(op, Outcome::Ok, has_version.then_some(result.version));
     }
 
@@ -90,11 +91,17 @@ impl Cluster {
             }
             // Another try may have succeeded, and be forgotten; or the family may come back.
             KvError::TransactionTooOld { .. } | KvError::UnknownColumnFamily { .. } => self.records.was_sent_once(op),
+            // Another try may be made on another authority.
+            KvError::Forbidden(_) | KvError::Unauthenticated(_) => self.records.was_sent_once(op),
+            KvError::InvalidOperation(_) if self.records.write(op).access.is_some() => true,
             error => panic!("{op:?} was refused: {error}"),
         };
         self.figures.count(match error {
             KvError::Conflict { .. } => "commit in conflict",
             KvError::TransactionTooOld { .. } => "commit too old",
+            KvError::Forbidden(_) => "write whose authority has ended",
+            KvError::Unauthenticated(_) => "write without authority",
+            KvError::InvalidOperation(_) => "change of users refused",
             _ => "commit on an unknown family",
         });
         match is_final {

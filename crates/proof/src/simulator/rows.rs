@@ -1,6 +1,7 @@
 //! The meaning of rows: keys, encoding of values, and the commits that clients make of them.
 
 use bytes::Bytes;
+use kv_api::access::{AccessChange, WriteAuthority};
 use kv_api::{AtomicCommit, FamilyChange, KeyRange, KeyRef, LoggedWrite, Mutation, MutationKind, RangeQuery, Row};
 
 use super::workload::OpId;
@@ -146,6 +147,8 @@ pub struct Change {
     pub padding: usize,
     /// In the place of a commit: that alone.
     pub family: Option<FamilyChange>,
+    /// The same: a change of users and roles.
+    pub access: Option<AccessChange>,
     /// The same: nothing but time.
     pub passes_time: bool,
 }
@@ -177,9 +180,9 @@ impl Change {
     }
 }
 
-/// A write as a server with this readable window puts it into the log; its configuration lists
+/// A write as a server with this readable window puts it into the log, on this authority; its configuration lists
 /// [`BANK`].
-pub fn logged(write: &LoggedWrite, window_ms: u64) -> Bytes {
+pub fn logged(write: &LoggedWrite, window_ms: u64, authority: Option<WriteAuthority>) -> Bytes {
     let creates = if write.commit.is_some() { vec![BANK.into()] } else { Vec::new() };
-    LoggedWrite { creates, ..write.clone() }.within(window_ms).to_bytes()
+    LoggedWrite { creates, authority, ..write.clone() }.within(window_ms).to_bytes()
 }

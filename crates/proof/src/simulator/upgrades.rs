@@ -10,27 +10,12 @@ use rsml::core::{Input, RaiseId};
 use rsml::{FeatureLevel, LevelRange, Persist, Sequence, Value};
 
 use super::cluster::Cluster;
-use super::random::Random;
 
 /// Longer than any report is on its way, or waits for a process that pauses.
 const REPORTS_ARRIVE_WITHIN_US: u64 = 4_000_000;
 
 /// Within this long after the last upgrade, the level is raised.
 const RAISED_WITHIN_US: u64 = 20_000_000;
-
-#[derive(Debug, Default)]
-pub struct Upgrades {
-    /// When a node was last started with an older program.
-    downgraded_at: Option<u64>,
-    /// From now on no node gets an older program: the operator has asked for a higher level, or
-    /// some log holds one.
-    only_up: bool,
-}
-
-/// The program of a new node.
-pub fn any_program(highest: u32, random: &mut Random) -> LevelRange {
-    LevelRange::new(1, random.between(1, u64::from(highest)) as u32)
-}
 
 impl Cluster {
     /// A node is about to start, perhaps with another program.

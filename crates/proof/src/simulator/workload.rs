@@ -37,6 +37,8 @@ pub enum Kind {
     ScratchKeys,
     /// Creates a family, or drops one.
     Families,
+    /// Changes users, roles or tokens.
+    Access,
     /// Something as it was at an old version, at the edge of the readable window or beyond.
     Snapshot,
     /// Nothing but its row in the journal.
@@ -45,7 +47,7 @@ pub enum Kind {
 
 impl Kind {
     /// The kinds from which clients choose.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Write,
         Kind::Read,
         Kind::CompareAndSet,
@@ -62,6 +64,7 @@ impl Kind {
         Kind::Claim,
         Kind::ScratchKeys,
         Kind::Families,
+        Kind::Access,
         Kind::Snapshot,
     ];
 
@@ -83,6 +86,7 @@ impl Kind {
             Kind::Claim => "claim",
             Kind::ScratchKeys => "scratch_keys",
             Kind::Families => "families",
+            Kind::Access => "users and roles",
             Kind::Snapshot => "snapshot read",
             Kind::Note => "note",
         }
@@ -94,7 +98,10 @@ impl Kind {
 
     /// Begins with a commit: reads nothing first.
     pub fn is_blind(self) -> bool {
-        matches!(self, Kind::Write | Kind::Forget | Kind::Give | Kind::Push | Kind::Families | Kind::Note)
+        matches!(
+            self,
+            Kind::Write | Kind::Forget | Kind::Give | Kind::Push | Kind::Families | Kind::Access | Kind::Note
+        )
     }
 }
 

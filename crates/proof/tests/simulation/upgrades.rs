@@ -86,6 +86,29 @@ fn a_node_that_is_away_keeps_the_level_from_being_raised() {
 }
 
 #[test]
+fn an_observer_with_an_old_program_keeps_the_level_from_being_raised() {
+    for seed in 1..11 {
+        let faults = Faults { level_heard_us: 10_000_000, ..Faults::none() };
+        let mut cluster = Cluster::new(3, seed, faults, WorkloadProfile::calm());
+        cluster.run(2_000_000);
+        for node in 0..3 {
+            replace_program(&mut cluster, node, 2);
+        }
+        // The disk that votes was heard lately, and executed level 2.
+        let replaced = (primary(&cluster) + 1) % 3;
+        cluster.crash(replaced);
+        cluster.replace_disk(replaced, true);
+        cluster.install(replaced, 1);
+        cluster.start(replaced);
+        cluster.run(2_000_000);
+        cluster.raise_level(primary(&cluster), None);
+        cluster.run(2_000_000);
+        assert_eq!(levels(&cluster), [1, 1, 1], "seed {seed}");
+        cluster.heal_and_converge(5_000_000);
+    }
+}
+
+#[test]
 fn a_new_cluster_begins_at_the_highest_level_of_all_programs() {
     for (highest, seed) in [(2, 1), (3, 2), (2, 3), (3, 4)] {
         let faults = Faults { highest_level: highest, ..Faults::none() };

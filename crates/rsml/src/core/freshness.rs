@@ -1,8 +1,8 @@
 //! How old the applied state is: the newest moment at which everything that the primary had
 //! committed is applied here by now.
 //!
-//! Nothing in the protocol depends on it. The user may refuse to go on with a state that has been
-//! cut off from the primary for too long.
+//! Nothing in the protocol depends on it. The user may refuse requests while the state is too
+//! old.
 
 use super::replica::Replica;
 use crate::{Instant, Sequence};

@@ -4,8 +4,8 @@
 //! and never goes down. A level is *raised* by an entry of its own. The primary appends one only if
 //! its own program and that of every member execute the level: each member was heard from within
 //! [`CoreOptions::level_heard_us`](super::CoreOptions::level_heard_us), from the disk that votes,
-//! and so was every other disk in its place. So no replica that follows is left without a program
-//! that can go on. A replica that comes later with an older program stops at the entry.
+//! and so was every other disk in its place. So no replica that follows is left behind with a
+//! program that must stop. A replica that comes later with an older program stops at the entry.
 //!
 //! Raising is asked for by a user. Two cases need no user: a primary with
 //! [`CoreOptions::raise_after_us`](super::CoreOptions::raise_after_us), and a cluster whose log
@@ -80,7 +80,7 @@ struct Caller {
     deadline: Instant,
 }
 
-/// What a replica knows of a raise of the level.
+/// The state of a raise of the level.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Raise {
     callers: Vec<Caller>,
@@ -90,7 +90,7 @@ pub(super) struct Raise {
     executed_since: Option<(FeatureLevel, Instant)>,
 }
 
-/// What was heard last of the program on a peer's disk.
+/// The last report about the program on a peer's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct HeardLevels {
     at: Instant,
@@ -191,7 +191,7 @@ impl Replica {
         }
     }
 
-    /// What the programs on the disks of `member` execute that were heard from lately.
+    /// The levels of the programs on those disks of `member` that were heard from lately.
     fn heard_levels(&self, member: ReplicaId) -> impl Iterator<Item = LevelRange> {
         self.heard_lately(member).map(|(_, levels)| levels)
     }

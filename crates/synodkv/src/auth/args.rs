@@ -15,8 +15,8 @@ const NO: &str = "the server refused it: no such user or role, or you may not do
 /// Enable authentication, and manage users, roles and tokens.
 ///
 /// As long as authentication is not enabled, everybody who reaches a server may do everything.
-/// Afterwards every request needs an identity: a token, a client certificate, or a JWT. What no
-/// role grants is denied. Changes take effect on all servers, like a write.
+/// Afterwards every request needs an identity: a token, a client certificate, or a JWT.
+/// Everything that no role grants is denied. Changes take effect on all servers, like a write.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv auth enable --root-token-file root.token\n  \
@@ -179,7 +179,7 @@ pub enum RoleAction {
     Set {
         /// Its name.
         name: String,
-        /// What the role allows; may be repeated.
+        /// A grant of the role; may be repeated.
         #[arg(long, value_name = "GRANT")]
         grant: Vec<String>,
         #[command(flatten)]

@@ -96,7 +96,7 @@ impl Driver {
     pub async fn run(mut self) {
         while Instant::now() < self.run.ends_at {
             let address = self.run.addresses[self.address % self.run.addresses.len()].clone();
-            let connecting = Wire::connect(&address, self.run.tls.as_ref());
+            let connecting = Wire::connect(&address, self.run.tls.as_ref(), self.run.token.as_ref());
             let mut wire = match timeout(CONNECT_TIMEOUT, connecting).await {
                 Ok(Some(wire)) => wire,
                 Ok(None) | Err(_) => {

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use kv_client::{Client, Tls};
+use kv_client::{Client, Tls, Token};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
@@ -56,6 +56,7 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, Failure> {
 struct Run {
     addresses: Vec<String>,
     tls: Option<Tls>,
+    token: Option<Token>,
     connections: u32,
     rate: Option<f64>,
     begins_at: Instant,
@@ -88,6 +89,7 @@ async fn measure(args: LoadArgs) -> Result<ExitCode, Failure> {
     let run = Rc::new(Run {
         addresses: args.target.addresses()?,
         tls: access::tls()?,
+        token: access::token()?,
         connections: args.connections(),
         rate: args.rate,
         begins_at,

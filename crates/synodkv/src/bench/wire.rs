@@ -2,8 +2,10 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 
-use kv_client::Tls;
-use tokio::io::Interest;
+use kv_api::thrift::generated::AuthenticateRequest;
+use kv_api::thrift::wire::{Encoding, Scanner, WireLimits, encode_call};
+use kv_client::{Tls, Token};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::ClientConnection;
 
@@ -36,13 +38,35 @@ impl Write for Socket<'_> {
     }
 }
 
+/// Says who asks, and waits for the reply; `None` if the connection breaks. A refusal shows itself
+/// in the replies to the requests of the run.
+async fn authenticate(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), token: Option<&Token>) -> Option<()> {
+    let Some(token) = token else { return Some(()) };
+    let (mut output, mut input) = (Vec::new(), Vec::new());
+    let call = AuthenticateRequest { token: token.reveal().to_owned() };
+    encode_call(&mut output, Encoding::default(), 0, &call.into());
+    stream.write_all(&output).await.ok()?;
+    let mut scanner = Scanner::new(WireLimits::default());
+    while scanner.scan(&input).ok()?.is_none() {
+        if stream.read_buf(&mut input).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(())
+}
+
 impl Wire {
     /// Connects; `None` if that fails.
-    pub async fn connect(address: &str, tls: Option<&Tls>) -> Option<Wire> {
-        let stream = TcpStream::connect(address).await.ok()?;
+    pub async fn connect(address: &str, tls: Option<&Tls>, token: Option<&Token>) -> Option<Wire> {
+        let mut stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).ok()?;
-        let Some(tls) = tls else { return Some(Wire::Plain(stream)) };
-        let (stream, session) = tls.secure(address, stream).await.ok()?.into_inner();
+        let Some(tls) = tls else {
+            authenticate(&mut stream, token).await?;
+            return Some(Wire::Plain(stream));
+        };
+        let mut stream = tls.secure(address, stream).await.ok()?;
+        authenticate(&mut stream, token).await?;
+        let (stream, session) = stream.into_inner();
         Some(Wire::Encrypted(Box::new(Encrypted { stream, session })))
     }
 

@@ -10,7 +10,7 @@ use super::AuditKeys;
 use crate::access::{Caller, ConnectionFacts, check_needs, digest_of_bytes};
 
 /// More keys than this are counted and not listed.
-const MOST_KEYS: usize = 16;
+const MAX_KEYS: usize = 16;
 
 /// One line. Absent fields do not apply.
 #[derive(Debug, Serialize)]
@@ -87,7 +87,7 @@ impl Line {
             }
             match keys_text(&need.keys, notation) {
                 None => {}
-                Some(keys) if self.keys.len() < MOST_KEYS => self.keys.push(keys),
+                Some(keys) if self.keys.len() < MAX_KEYS => self.keys.push(keys),
                 Some(_) => self.more_keys += 1,
             }
             Ok(())
@@ -144,7 +144,7 @@ fn keys_text(keys: &Keys, notation: AuditKeys) -> Option<String> {
     })
 }
 
-/// What a change does, without secrets and their hashes.
+/// A change in words, without secrets and their hashes.
 fn described(command: &AccessCommand) -> String {
     match command {
         AccessCommand::Enable(token) => format!("enable authentication with token {:016x}", token.id),

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, Sender};
 pub use writer::reopen_audit_logs;
 
+use super::table::Kind;
 use super::{Caller, Session};
 
 /// How many lines may wait for the disk.
@@ -40,7 +41,7 @@ pub struct AuditSettings {
     pub keys: AuditKeys,
     /// Whether each batch of lines is synchronised to the disk.
     pub sync: bool,
-    /// What happens to a line for which the queue has no room.
+    /// The fate of a line for which the queue has no room.
     pub on_overflow: OnOverflow,
 }
 
@@ -67,7 +68,7 @@ pub enum AuditScope {
     All,
 }
 
-/// What happens to a line for which the queue has no room.
+/// The fate of a line for which the queue has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnOverflow {
@@ -99,7 +100,7 @@ impl FromStr for AuditKeys {
             Some(("prefix", bytes)) if bytes.parse::<usize>().is_ok_and(|bytes| bytes > 0) => {
                 Ok(AuditKeys::Prefix(bytes.parse().unwrap_or(usize::MAX)))
             }
-            _ => Err(format!("`{text}`: allowed are \"hash\", \"full\" and \"prefix:N\", N being a number of bytes")),
+            _ => Err(format!("`{text}`: allowed: \"hash\", \"full\" and \"prefix:N\", N being a number of bytes")),
         }
     }
 }
@@ -120,13 +121,6 @@ impl From<AuditKeys> for String {
             AuditKeys::Full => "full".into(),
         }
     }
-}
-
-/// The kinds of requests that are recorded apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Read,
-    Write,
 }
 
 /// The audit log of one server.

@@ -1,4 +1,4 @@
-//! What is recorded, how keys are written, and what happens when the queue is full.
+//! Tests of the audit log: the scopes, the notation of keys, a full queue, rotation.
 
 use std::path::Path;
 

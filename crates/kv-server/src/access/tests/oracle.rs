@@ -29,7 +29,7 @@ use crate::service_core::{CommitRequest, CoreParts, KvServiceCore, OperationRequ
 
 const ALPHABET: [u8; 4] = [0, b'a', b'b', 0xff];
 const FAMILIES: [&str; 2] = ["", "f"];
-/// What the transactions read; rows of the model were written before or after it.
+/// The read version of the transactions; rows of the model were written before or after it.
 const READ_VERSION: u64 = 5;
 const COMMIT_VERSION: u64 = 9;
 
@@ -204,7 +204,7 @@ enum At {
     Snapshot,
 }
 
-/// What the caller gets to see, as text.
+/// The answer as the caller sees it, as text.
 async fn run(core: &KvServiceCore, request: Request, context: &RequestContext) -> Result<String, KvError> {
     let show = |seen: &dyn std::fmt::Debug| format!("{seen:?}");
     let (everything, version) = (u64::MAX, READ_VERSION as i64);
@@ -239,7 +239,7 @@ async fn run(core: &KvServiceCore, request: Request, context: &RequestContext) -
     })
 }
 
-/// What one key of a request is used for; without a key, a request that touches none asks for no
+/// The use of one key of a request; without a key, a request that touches none asks for no
 /// more than some right in the family.
 type Use = (Verb, Option<String>, Option<Vec<u8>>);
 
@@ -266,7 +266,7 @@ fn uses(request: &Request) -> Option<Vec<Use>> {
                 (***key > *begin || (from && ***key == *begin)) && (***key < *end || (through && ***key == *end))
             };
             let family = range.column_family.clone().unwrap_or_default();
-            // What is granted can also end right behind an excluded key.
+            // A grant can also end right behind an excluded key.
             let behind = [&begin, &[0][..]].concat();
             universe().iter().chain([&behind]).filter(inside).map(|key| one(Verb::Read, &family, key)).collect()
         }
@@ -307,7 +307,7 @@ fn commit_uses(commit: &CommitRequest) -> Vec<Use> {
 }
 
 /// The key with stamps of every letter: grants begin and end at short keys, so that each other
-/// stamp lies with one of these. What precedes the stamp stands for the least stamp there could be.
+/// stamp lies with one of these. The bytes before the stamp stand for the least stamp there could be.
 fn stamped_keys(buffer: &[u8], at: usize) -> Vec<Vec<u8>> {
     let with = |letter: u8| [&buffer[..at], &[letter; 10], &buffer[at + 10..]].concat();
     // Between the letters, too.

@@ -1,5 +1,6 @@
 //! Tests of an executor at feature levels.
 
+use kv_api::access::{AccessCommand, WriteAuthority};
 use kv_store::EngineKind;
 use rsml::{ExecutionErrorKind, ReplicatedState};
 
@@ -43,6 +44,23 @@ fn a_write_that_this_program_does_not_know_stops_the_replica_and_is_not_passed_o
         let error = apply_at(&mut executor, unknown, 2, 2).expect_err("it cannot be executed");
         assert_eq!(error.kind, ExecutionErrorKind::TooNew, "{error}");
         assert_eq!(executor.next_expected_sequence(), Sequence(1));
+    }
+}
+
+#[test]
+fn a_change_of_users_below_its_level_stops_the_replica_whatever_its_program_executes() {
+    for place in Place::all() {
+        let mut executor = place.open(0);
+        let change = || LoggedWrite::access(AccessCommand::RevokeToken(1).into(), 1).to_bytes();
+        let authorized = || LoggedWrite::clock_tick().on_behalf_of(Some(WriteAuthority::server())).to_bytes();
+        for payload in [change(), authorized()] {
+            let error = apply_at(&mut executor, payload, 1, 1).expect_err("the log of level 1 holds no such write");
+            assert_eq!(error.kind, ExecutionErrorKind::TooNew, "{error}");
+            assert!(error.reason.contains("level 2") && error.reason.contains("level 1"), "{error}");
+            assert_eq!(executor.next_expected_sequence(), Sequence(1));
+        }
+        apply_at(&mut executor, change(), 2, 2).expect("it is decided, and refused");
+        apply_at(&mut executor, authorized(), 2, 2).expect("applied");
     }
 }
 

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kv_api::access::{AccessChange, Policy};
 use kv_api::{
     AtomicCommit, CommitResult, CommitVerdict, FamilyChange, IDEMPOTENCY_SECONDS, KeyRef, KvError, LoggedWrite,
     Mutation, MutationKind,
@@ -34,6 +35,8 @@ pub struct Reference {
     pub oldest_readable: u64,
     /// Those that exist, without the default one.
     pub families: Arc<Vec<String>>,
+    /// Who may do what. The decisions are those of the vocabulary.
+    pub policy: Arc<Policy>,
     time_us: u64,
     /// Times, and what was newest then.
     marks: Vec<(u64, u64)>,
@@ -55,6 +58,7 @@ impl Default for Reference {
             version: 1,
             oldest_readable: 0,
             families: Arc::default(),
+            policy: Arc::default(),
             time_us: 0,
             marks: Vec::new(),
             once: BTreeMap::new(),
@@ -70,11 +74,18 @@ impl Reference {
     /// Decides the next write of the log, whose entry has the replicated time `time_us`.
     pub fn decide(&mut self, time_us: u64, write: &LoggedWrite) -> CommitVerdict {
         self.advance(time_us, write.window_us());
+        if let Err(refusal) = self.policy.upholds(write.authority.as_ref()) {
+            let id = write.commit.as_ref().map_or(&[][..], |commit| &commit.idempotency_id);
+            return self.once.get(id).map(|earlier| earlier.result.clone()).ok_or(refusal);
+        }
         write.creates.iter().for_each(|name| self.create_family(name));
-        match (&write.commit, &write.family) {
-            (Some(commit), None) => self.decide_commit(commit),
-            (None, Some(change)) => self.change_family(change),
-            (None, None) if write.passes_time => Ok(CommitResult { version: self.version, ..CommitResult::default() }),
+        match (&write.commit, &write.family, &write.access) {
+            (Some(commit), None, None) => self.decide_commit(commit),
+            (None, Some(change), None) => self.change_family(change),
+            (None, None, Some(change)) => self.change_access(change, write.wall_us),
+            (None, None, None) if write.passes_time => {
+                Ok(CommitResult { version: self.version, ..CommitResult::default() })
+            }
             _ => panic!("no client makes such a write: {write:?}"),
         }
     }
@@ -212,6 +223,14 @@ impl Reference {
             names.sort();
             self.families = Arc::new(names);
         }
+    }
+
+    fn change_access(&mut self, change: &AccessChange, wall_us: u64) -> CommitVerdict {
+        let mut policy = Policy::clone(&self.policy);
+        policy.change(change, wall_us)?;
+        self.policy = Arc::new(policy);
+        self.version += 1;
+        Ok(CommitResult { version: self.version, ..CommitResult::default() })
     }
 
     fn change_family(&mut self, change: &FamilyChange) -> CommitVerdict {

@@ -238,7 +238,7 @@ fn a_primary_may_raise_the_level_by_itself_once_all_have_executed_it_for_a_while
         lone.now = us;
         lone.report(ONE, levels(2));
         lone.report(TWO, levels(of_two));
-        // It goes on leading.
+        // So it keeps leading.
         lone.receive(ONE, Message::Accepted(accepted(view, 11)));
         raises(&lone.tick_at(us))
     };
