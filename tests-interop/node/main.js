@@ -58,6 +58,8 @@ async function main() {
     protocol: one(PROTOCOLS, "protocol", values.protocol),
     transport: one(TRANSPORTS, "transport", values.transport),
     ca: values.ca === undefined ? undefined : fs.readFileSync(values.ca),
+    // Otherwise the library offers TLS 1.2 at most.
+    secureProtocol: "TLS_method",
   };
   const connections = await Promise.all(values.addresses.split(",").map((address) => connect(address, options)));
   const clients = connections.map((connection) => thrift.createClient(service, connection));
