@@ -68,4 +68,4 @@ macro_rules! replay {
     };
 }
 
-replay! { thrift_stream opening peer_stream peer_message stored_record row_key logged_operations wal_files wal_damage }
+replay! { thrift_stream opening authenticate peer_stream peer_message stored_record row_key logged_operations wal_files wal_damage }
