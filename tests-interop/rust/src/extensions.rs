@@ -50,6 +50,7 @@ fn a_stale_read_needs_no_agreement(kv: &mut Kv, key: &[u8]) {
         key: key.to_vec(),
         column_family: None,
         consistency: Some(consistency.into()),
+        auth_token: None,
     };
     kv.put(key, "x");
     // The state that this replica has applied may be older than the write.
@@ -112,7 +113,7 @@ fn a_pinned_snapshot_can_be_unpinned(kv: &mut Kv, key: &[u8]) {
     kv.by_one(|kv| {
         kv.put(key, "old");
         let read_version = kv.version();
-        let pin = PinSnapshotRequest { read_version, ttl_ms: Some(30_000) };
+        let pin = PinSnapshotRequest { read_version, ttl_ms: Some(30_000), auth_token: None };
         let pinned = succeeded(kv.next().pin_snapshot(pin).expect("a reply"));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64;
         let ahead = pinned.expires_at_ms.expect("a time") - now;
@@ -120,7 +121,9 @@ fn a_pinned_snapshot_can_be_unpinned(kv: &mut Kv, key: &[u8]) {
         kv.put(key, "new");
         assert_eq!(kv.snapshot_get(key, read_version).as_deref(), Some(&b"old"[..]));
         for _ in 0..2 {
-            succeeded(kv.next().unpin_snapshot(UnpinSnapshotRequest { read_version }).expect("a reply"));
+            succeeded(
+                kv.next().unpin_snapshot(UnpinSnapshotRequest { read_version, auth_token: None }).expect("a reply"),
+            );
         }
     });
 }

@@ -146,6 +146,8 @@ pub fn commit(version: i64, operations: Vec<Operation>, conflicts: &[&[u8]]) -> 
         finished_idempotency_ids: None,
         #[cfg(feature = "extensions")]
         include_details: None,
+        #[cfg(feature = "extensions")]
+        auth_token: None,
     }
 }
 
@@ -196,6 +198,8 @@ impl Range {
             end_selector: self.end_selector,
             #[cfg(feature = "extensions")]
             consistency: None,
+            #[cfg(feature = "extensions")]
+            auth_token: None,
         }
     }
 
@@ -218,6 +222,8 @@ impl Range {
             begin_selector: self.begin_selector,
             #[cfg(feature = "extensions")]
             end_selector: self.end_selector,
+            #[cfg(feature = "extensions")]
+            auth_token: None,
         }
     }
 }
@@ -273,7 +279,13 @@ impl Kv {
 
     pub fn try_put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, family: Option<&str>) -> SetResponse {
         let (key, value) = (key.as_ref().to_vec(), value.as_ref().to_vec());
-        let request = SetRequest { key, value, column_family: family.map(str::to_string) };
+        let request = SetRequest {
+            key,
+            value,
+            column_family: family.map(str::to_string),
+            #[cfg(feature = "extensions")]
+            auth_token: None,
+        };
         self.next().set_key(request).expect("a reply")
     }
 
@@ -283,7 +295,12 @@ impl Kv {
     }
 
     pub fn try_delete(&mut self, key: &[u8], family: Option<&str>) -> DeleteResponse {
-        let request = DeleteRequest { key: key.to_vec(), column_family: family.map(str::to_string) };
+        let request = DeleteRequest {
+            key: key.to_vec(),
+            column_family: family.map(str::to_string),
+            #[cfg(feature = "extensions")]
+            auth_token: None,
+        };
         self.next().delete_key(request).expect("a reply")
     }
 
@@ -293,6 +310,8 @@ impl Kv {
             column_family: family.map(str::to_string),
             #[cfg(feature = "extensions")]
             consistency: None,
+            #[cfg(feature = "extensions")]
+            auth_token: None,
         };
         self.next().get(request).expect("a reply")
     }
@@ -309,7 +328,13 @@ impl Kv {
 
     pub fn try_snapshot_read(&mut self, key: &[u8], version: i64, family: Option<&str>) -> SnapshotReadResponse {
         let column_family = family.map(str::to_string);
-        let request = SnapshotReadRequest { key: key.to_vec(), read_version: version, column_family };
+        let request = SnapshotReadRequest {
+            key: key.to_vec(),
+            read_version: version,
+            column_family,
+            #[cfg(feature = "extensions")]
+            auth_token: None,
+        };
         self.next().snapshot_read(request).expect("a reply")
     }
 
@@ -319,7 +344,13 @@ impl Kv {
     }
 
     pub fn try_snapshot_get(&mut self, key: &[u8], version: i64) -> SnapshotGetResponse {
-        let request = SnapshotGetRequest { key: key.to_vec(), read_version: version, column_family: None };
+        let request = SnapshotGetRequest {
+            key: key.to_vec(),
+            read_version: version,
+            column_family: None,
+            #[cfg(feature = "extensions")]
+            auth_token: None,
+        };
         self.next().snapshot_get(request).expect("a reply")
     }
 
@@ -330,7 +361,15 @@ impl Kv {
 
     #[track_caller]
     pub fn version(&mut self) -> i64 {
-        succeeded(self.next().get_read_version(GetReadVersionRequest {}).expect("a reply")).read_version
+        succeeded(
+            self.next()
+                .get_read_version(GetReadVersionRequest {
+                    #[cfg(feature = "extensions")]
+                    auth_token: None,
+                })
+                .expect("a reply"),
+        )
+        .read_version
     }
 
     pub fn commit(&mut self, request: AtomicCommitRequest) -> AtomicCommitResponse {

@@ -26,12 +26,24 @@ pub const ROOM: [u8; 10] = [0; 10];
 const CONFLICTS_CLIENT_SIDE: &str = "Conflict detection handled client-side in FoundationDB model";
 
 pub fn set_stamped_key(kv: &mut Kv, key_prefix: Vec<u8>) -> SetVersionstampedKeyResponse {
-    let request = SetVersionstampedKeyRequest { key_prefix, value: b"x".to_vec(), column_family: None };
+    let request = SetVersionstampedKeyRequest {
+        key_prefix,
+        value: b"x".to_vec(),
+        column_family: None,
+        #[cfg(feature = "extensions")]
+        auth_token: None,
+    };
     kv.next().set_versionstamped_key(request).expect("a reply")
 }
 
 fn set_stamped_value(kv: &mut Kv, key: &[u8], value_prefix: Vec<u8>) -> SetVersionstampedValueResponse {
-    let request = SetVersionstampedValueRequest { key: key.to_vec(), value_prefix, column_family: None };
+    let request = SetVersionstampedValueRequest {
+        key: key.to_vec(),
+        value_prefix,
+        column_family: None,
+        #[cfg(feature = "extensions")]
+        auth_token: None,
+    };
     kv.next().set_versionstamped_value(request).expect("a reply")
 }
 
@@ -93,16 +105,40 @@ fn stamped_operations_of_a_commit_carry_its_version_and_are_counted(kv: &mut Kv,
 fn calls_of_the_stateful_protocol_are_refused_politely(kv: &mut Kv, key: &[u8]) {
     let refused =
         |success: bool, error: Option<String>, text| assert_eq!((success, error.as_deref()), (false, Some(text)));
-    let request = AddReadConflictRequest { key: key.to_vec(), column_family: None };
+    let request = AddReadConflictRequest {
+        key: key.to_vec(),
+        column_family: None,
+        #[cfg(feature = "extensions")]
+        auth_token: None,
+    };
     let reply = kv.next().add_read_conflict(request).expect("a reply");
     refused(reply.success, reply.error, CONFLICTS_CLIENT_SIDE);
     let end_key = join(key, b"\xff");
-    let request = AddReadConflictRangeRequest { start_key: key.to_vec(), end_key, column_family: None };
+    let request = AddReadConflictRangeRequest {
+        start_key: key.to_vec(),
+        end_key,
+        column_family: None,
+        #[cfg(feature = "extensions")]
+        auth_token: None,
+    };
     let reply = kv.next().add_read_conflict_range(request).expect("a reply");
     refused(reply.success, reply.error, CONFLICTS_CLIENT_SIDE);
-    let reply = kv.next().set_read_version(SetReadVersionRequest { version: 7 }).expect("a reply");
+    let reply = kv
+        .next()
+        .set_read_version(SetReadVersionRequest {
+            version: 7,
+            #[cfg(feature = "extensions")]
+            auth_token: None,
+        })
+        .expect("a reply");
     refused(reply.success, reply.error, "Read version managed client-side in FoundationDB model");
-    let reply = kv.next().get_committed_version(GetCommittedVersionRequest {}).expect("a reply");
+    let reply = kv
+        .next()
+        .get_committed_version(GetCommittedVersionRequest {
+            #[cfg(feature = "extensions")]
+            auth_token: None,
+        })
+        .expect("a reply");
     refused(reply.success, reply.error, "Committed version managed client-side in FoundationDB model");
     assert_eq!(reply.version, 0);
 }
@@ -113,6 +149,8 @@ fn inject(kv: &mut Kv, probability: f64) {
         probability: Some(probability.into()),
         duration_ms: None,
         target_operation: Some("commit".to_string()),
+        #[cfg(feature = "extensions")]
+        auth_token: None,
     };
     succeeded(kv.next().set_fault_injection(request).expect("a reply"));
 }
