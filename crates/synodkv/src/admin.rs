@@ -359,6 +359,13 @@ pub fn encoded(text: &str) -> String {
 impl AdminClient {
     /// The error about addresses where no admin interface answered, each with its reason.
     async fn unreachable(&self, reasons: Vec<(String, NoAnswer)>) -> Failure {
+        // A server that wants to know who asks is there.
+        let wants_identity = |answer: &NoAnswer| {
+            matches!(answer, NoAnswer::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _))
+        };
+        if let Some((address, refused)) = reasons.iter().find(|(_, answer)| wants_identity(answer)) {
+            return failure_of(address, refused.clone());
+        }
         for (address, _) in &reasons {
             if self.speaks_thrift(address).await {
                 return Failure::Unsure(format!(
