@@ -150,8 +150,11 @@ fn a_listener_that_sends_anything_but_signs_of_life_is_dialled_again() {
     a.events.wait_for(&network.runtime, &TransportEvent::Connected(B));
     stream.write_all(&[alive; 1000]).expect("the connection is open");
     a.transport.send(envelope(A, B, "still here", vec![]));
-    assert_eq!(body_of(&Reader::of(stream).next(100)), "still here");
-    assert_eq!(a.events.drain(), []);
+    let mut reader = Reader::of(stream);
+    assert_eq!(body_of(&reader.next(100)), "still here");
+    assert_eq!(a.events.drain(), [], "the connection is still open");
+    drop(reader);
+    a.events.wait_for(&network.runtime, &TransportEvent::Disconnected(B));
 }
 
 #[test]
