@@ -183,8 +183,10 @@ fn admit(
     state.sequence = sequence;
     let value = Value::from_bytes(entry);
     if let Some(birth) = &value.birth {
-        state.cluster_id = birth.cluster_id();
-        state.configuration = birth.configuration();
+        state.be_born(birth);
+    }
+    if let Some(seal) = &value.reconfigure {
+        state.reconfigure(seal, sequence);
     }
     state.time_us = state.time_us.max(value.time_us);
     let level = value.level_after(state.feature_level);

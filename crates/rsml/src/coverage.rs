@@ -8,9 +8,25 @@ use std::cell::RefCell;
 
 /// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
 /// sessions.
-pub const POINTS: [&str; 69] = [
+pub const POINTS: [&str; 85] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
+    "epochs.asked_to_stand",
+    "epochs.committed_installed",
+    "epochs.entered",
+    "epochs.entered_by_a_copy",
+    "epochs.former_member_answered",
+    "epochs.former_primary_stands",
+    "epochs.kept_prepare_answered",
+    "epochs.needs_a_copy",
+    "epochs.prepare_kept",
+    "epochs.reads_wait",
+    "epochs.refused_behind_seal",
+    "epochs.seal_adopted",
+    "epochs.seal_applied",
+    "epochs.seal_proposed",
+    "epochs.superseded_by_the_next",
+    "epochs.told_that_it_is_over",
     "foreign.former_boot",
     "foreign.not_of_this_cluster",
     "learner.commit_not_durable",

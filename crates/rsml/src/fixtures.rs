@@ -77,7 +77,7 @@ const ONE_ID: u128 = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff;
 const OTHER_ID: u128 = 0xf0e0_d0c0_b0a0_9080_7060_5040_3020_1000;
 
 fn birth() -> BirthRecord {
-    let member = |replica, disk: u128| Member { replica, disk_id: disk.into() };
+    let member = |replica, disk: u128| Member { replica, disk_id: disk.into(), ..Default::default() };
     BirthRecord {
         cluster_id: ONE_ID.into(),
         members: vec![member(0, ONE_ID), member(1, OTHER_ID)],
@@ -264,6 +264,7 @@ fn state_1() -> ReplicatedState {
         cluster_id: ClusterId(ONE_ID),
         sequence: Sequence(298),
         configuration: birth().configuration(),
+        first_voters: birth().configuration().voters().collect(),
         sessions: [
             (DiskId(ONE_ID), SessionState { boot: Boot(1), last: 1, ..Default::default() }),
             (DiskId(OTHER_ID), SessionState { boot: Boot(3), last: 19, ..Default::default() }),

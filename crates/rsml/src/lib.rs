@@ -42,8 +42,8 @@ pub mod wal;
 pub use address::PeerAddress;
 pub use applier::{Applied, Applier};
 pub use core::{
-    Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, Membership, Proposer, RaiseError, RefusedCopy,
-    TransferError, ViewManager,
+    Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, MemberChange, Membership, Proposer, RaiseError,
+    ReconfigureError, RefusedCopy, TransferError, ViewManager,
 };
 pub use driver::{
     ConsensusReplica, CopySent, DriverStatus, Failure, FailureKind, NetworkManager, ReadError, ReadyReplica,
@@ -55,7 +55,10 @@ pub use message::{Message, MessageHeader, Report};
 pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, SnapshotSource, Snapshots};
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, WriteId};
 pub use types::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, Instant, LevelRange, ReplicaId, Sequence, View};
-pub use value::{BirthRecord, Configuration, DigestAt, ReplicatedState, RequestBatch, SessionState, Sessions, Value};
+pub use value::{
+    Addresses, BirthRecord, Configuration, ConfiguredMember, DigestAt, Member, MemberRole, Members, Reconfigure,
+    ReplicatedState, RequestBatch, SessionState, Sessions, Value,
+};
 
 /// The default interval at which the running digest is recorded: at every multiple of this sequence
 /// number. It must be the same on all replicas.

@@ -5,8 +5,12 @@
 //! Entries and requests travel next to these bodies, as the payload of a
 //! [`crate::transport::Envelope`], so that their bytes are never copied for encoding.
 
+mod epochs;
+
 use bytes::Bytes;
 use prost::{Message as _, Oneof};
+
+pub use epochs::{Committed, CommittedRequest, Ended, EndedRequest};
 
 use crate::value::{BirthRecord, DigestAt};
 use crate::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, LevelRange, ReplicaId};
@@ -19,7 +23,7 @@ pub struct MessageHeader {
     pub replica: ReplicaId,
     /// The cluster that the sender belongs to; [`ClusterId::NONE`] before it belongs to one.
     pub cluster_id: ClusterId,
-    /// The number of the sender's configuration.
+    /// The epoch in which the sender acts.
     pub epoch: Epoch,
     /// The disk on which the sender keeps its log.
     pub disk_id: DiskId,
@@ -96,6 +100,19 @@ pub enum Message {
     /// "I no longer lead this view": primary to all.
     #[prost(message, tag = "21")]
     Resign(Resign),
+    /// "Your epoch is over": the answer to a message of a lower epoch, and, from the primary that
+    /// proposed the seal, to the members of both.
+    #[prost(message, tag = "22")]
+    Ended(Ended),
+    /// "Is my epoch over?": the answer to a message of a higher epoch.
+    #[prost(message, tag = "23")]
+    EndedRequest(EndedRequest),
+    /// A replica asks for the entries that end its epoch, since its log is not known to hold them.
+    #[prost(message, tag = "24")]
+    CommittedRequest(CommittedRequest),
+    /// The answer to [`CommittedRequest`]; the entries are its payload. All of them are chosen.
+    #[prost(message, tag = "25")]
+    Committed(Committed),
 }
 
 /// The feature levels that the sender's program executes. Programs that know of no levels send
@@ -322,6 +339,9 @@ pub struct Accepted {
     /// clock; 0: none was.
     #[prost(uint64, tag = "11")]
     pub lease_from_us: u64,
+    /// The highest feature level that the sender's program executes; 0: the first.
+    #[prost(uint32, tag = "12")]
+    pub highest_level: u32,
 }
 
 /// See [`Message::Requests`].
@@ -524,7 +544,10 @@ pub struct Resign {
 /// that, and a variant without its tag would be unknown to every receiver.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Body {
-    #[prost(oneof = "Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(
+        oneof = "Message",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+    )]
     message: Option<Message>,
 }
 
@@ -589,6 +612,10 @@ mod tests {
             SnapshotChunk,
             Transfer,
             Resign,
+            Ended,
+            EndedRequest,
+            CommittedRequest,
+            Committed,
         ]
     }
 

@@ -15,7 +15,7 @@ use crate::{Boot, ClusterId, DiskId, Epoch, Sequence, View};
 pub struct HardState {
     /// The cluster that the replica belongs to; [`ClusterId::NONE`] before it is bootstrapped.
     pub cluster_id: ClusterId,
-    /// The number of the cluster's configuration.
+    /// The epoch in which this replica acts: under its configuration, and no other.
     pub epoch: Epoch,
     /// The name of this disk.
     pub disk_id: DiskId,
@@ -31,6 +31,9 @@ pub struct HardState {
     /// An upper bound, in microseconds, of the leases that this replica has granted and that may
     /// still run. 0: there are none, or the log was written by a version that did not record them.
     pub lease_us: u64,
+    /// The view in which this replica learned that the epoch before is over: everything through its
+    /// seal was chosen in that view or a lower one. [`View::BIRTH`]: not known.
+    pub ended_view: View,
 }
 
 /// Identifies a log write. Log writes complete in the order of their ids.

@@ -8,24 +8,45 @@ use std::fmt;
 pub struct ReplicaId(pub u8);
 
 /// A ballot of Paxos (Raft: a term): the higher one wins. Each view has exactly one replica that
-/// may lead it, its [`View::owner`]. View 0 is the view of the bootstrap record, and has no owner.
+/// may lead it, its [`View::owner`], and belongs to one [`View::epoch`]: every view of a later epoch
+/// is higher than all of an earlier one. View 0 is the view of the bootstrap record, and has no
+/// owner.
+///
+/// The number is made of three: epoch − 1 (24 bits), round (32 bits), owner (8 bits).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct View(pub u64);
 
 impl View {
     const OWNERS: u64 = 256;
+    const EPOCH_SHIFT: u32 = 40;
     /// The view of the bootstrap record, older than every view that can be led.
     pub const BIRTH: View = View(0);
 
-    /// The lowest view above `self` that `owner` may lead.
+    /// Below all views that can be led in `epoch`, and above those of earlier epochs. It has no
+    /// owner.
+    pub fn floor_of(epoch: Epoch) -> View {
+        View(epoch.0.saturating_sub(1) << Self::EPOCH_SHIFT)
+    }
+
+    /// The epoch whose voters promise this view.
+    pub fn epoch(self) -> Epoch {
+        Epoch((self.0 >> Self::EPOCH_SHIFT) + 1)
+    }
+
+    /// The lowest view above `self` that `owner` may lead, in the same epoch.
+    ///
+    /// # Panics
+    /// After the last of the 2^32 rounds of an epoch.
     pub fn next_owned_by(self, owner: ReplicaId) -> View {
         let round = self.0 / Self::OWNERS + 1;
-        View(round * Self::OWNERS + u64::from(owner.0))
+        let next = View(round * Self::OWNERS + u64::from(owner.0));
+        assert_eq!(next.epoch(), self.epoch(), "the views of an epoch are used up");
+        next
     }
 
     /// The replica that may lead this view.
     pub fn owner(self) -> Option<ReplicaId> {
-        (self != View::BIRTH).then_some(ReplicaId((self.0 % Self::OWNERS) as u8))
+        (self != View::floor_of(self.epoch())).then_some(ReplicaId((self.0 % Self::OWNERS) as u8))
     }
 }
 
@@ -50,9 +71,20 @@ impl Sequence {
     }
 }
 
-/// The number of a configuration; each change of members will raise it.
+/// The number of a configuration; each change of members raises it by one. That of the bootstrap
+/// record is 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch of the members with which a cluster begins.
+    pub const FIRST: Epoch = Epoch(1);
+
+    /// The epoch that follows.
+    pub fn next(self) -> Epoch {
+        Epoch(self.0 + 1)
+    }
+}
 
 /// A feature level: which kinds of entries a log may hold, and what they mean. A cluster has one,
 /// which is part of its replicated state and never goes down. A program executes a range of them.
@@ -176,3 +208,29 @@ macro_rules! display_hex {
     )*};
 }
 display_hex!(DiskId, ClusterId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_of_a_later_epoch_are_higher_whatever_their_rounds() {
+        let mut view = View::BIRTH;
+        for owner in [3, 0, 255] {
+            view = view.next_owned_by(ReplicaId(owner));
+            assert_eq!((view.epoch(), view.owner()), (Epoch::FIRST, Some(ReplicaId(owner))));
+        }
+        let floor = View::floor_of(Epoch(2));
+        assert!(floor > view && floor.owner().is_none());
+        let first = floor.next_owned_by(ReplicaId(0));
+        assert_eq!((first.epoch(), first.owner()), (Epoch(2), Some(ReplicaId(0))));
+        assert!(first > floor && first < View::floor_of(Epoch(3)));
+        assert_eq!(View::floor_of(Epoch::FIRST), View::BIRTH);
+    }
+
+    #[test]
+    fn views_written_before_there_were_epochs_are_of_the_first_one() {
+        assert_eq!(View::BIRTH.next_owned_by(ReplicaId(1)), View(257));
+        assert_eq!((View(257).epoch(), View(257).owner()), (Epoch::FIRST, Some(ReplicaId(1))));
+    }
+}

@@ -34,15 +34,42 @@ impl From<Id128> for u128 {
     }
 }
 
-/// A voter.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+/// The part that a member plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum MemberRole {
+    /// Its disk votes.
+    Voter = 0,
+    /// It follows the log without a vote.
+    Observer = 1,
+}
+
+/// Where a member is reached. Empty: not known here, or as the settings say.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Addresses {
+    /// By its peers: `host:port`.
+    #[prost(string, tag = "1")]
+    pub peer: String,
+    /// By clients: opaque to RSML.
+    #[prost(string, repeated, tag = "2")]
+    pub clients: Vec<String>,
+}
+
+/// A member of a configuration, as it is stored and sent.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Member {
     /// The id of the replica.
     #[prost(uint32, tag = "1")]
     pub replica: u32,
-    /// The disk whose answers are votes.
+    /// The disk whose answers are votes; 0 for an observer, which may have any.
     #[prost(message, required, tag = "2")]
     pub disk_id: Id128,
+    /// The part that it plays.
+    #[prost(enumeration = "MemberRole", tag = "3")]
+    pub role: i32,
+    /// Where it is reached.
+    #[prost(message, optional, tag = "4")]
+    pub addresses: Option<Addresses>,
 }
 
 /// The first entry of every log: the cluster's id and its first voters.
@@ -59,7 +86,8 @@ pub struct BirthRecord {
 impl BirthRecord {
     /// The record of a cluster with these voters.
     pub fn new(cluster_id: ClusterId, voters: &BTreeMap<ReplicaId, DiskId>) -> BirthRecord {
-        BirthRecord { cluster_id: cluster_id.0.into(), members: members(voters) }
+        let members = voters.iter().map(|(id, disk)| ConfiguredMember::voter(*disk).to_stored(*id)).collect();
+        BirthRecord { cluster_id: cluster_id.0.into(), members }
     }
 
     /// The id of the cluster.
@@ -69,22 +97,130 @@ impl BirthRecord {
 
     /// The configuration with which the cluster begins: that of epoch 1.
     pub fn configuration(&self) -> Configuration {
-        let disks = self.members.iter().map(|m| (ReplicaId(m.replica as u8), DiskId(m.disk_id.into()))).collect();
-        Configuration { epoch: Epoch(1), disks }
+        Configuration { epoch: Epoch::FIRST, since: Sequence::BIRTH, members: from_stored(&self.members) }
     }
 }
 
-fn members(voters: &BTreeMap<ReplicaId, DiskId>) -> Vec<Member> {
-    voters.iter().map(|(id, disk)| Member { replica: u32::from(id.0), disk_id: disk.0.into() }).collect()
+/// One member of a [`Configuration`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ConfiguredMember {
+    /// It votes.
+    Voter {
+        /// The disk whose answers are votes.
+        disk: DiskId,
+        /// Where it is reached.
+        addresses: Addresses,
+    },
+    /// It follows the log without a vote, with whatever disk.
+    Observer {
+        /// Where it is reached.
+        addresses: Addresses,
+    },
 }
 
-/// The replicated part of a [`crate::Membership`]: the voters.
+impl ConfiguredMember {
+    /// A voter, which is reached as the settings say.
+    pub fn voter(disk: DiskId) -> ConfiguredMember {
+        ConfiguredMember::Voter { disk, addresses: Addresses::default() }
+    }
+
+    /// The disk that votes.
+    pub fn voting_disk(&self) -> Option<DiskId> {
+        match self {
+            ConfiguredMember::Voter { disk, .. } => Some(*disk),
+            ConfiguredMember::Observer { .. } => None,
+        }
+    }
+
+    /// Where it is reached.
+    pub fn addresses(&self) -> &Addresses {
+        match self {
+            ConfiguredMember::Voter { addresses, .. } | ConfiguredMember::Observer { addresses } => addresses,
+        }
+    }
+
+    fn to_stored(&self, id: ReplicaId) -> Member {
+        let role = match self {
+            ConfiguredMember::Voter { .. } => MemberRole::Voter,
+            ConfiguredMember::Observer { .. } => MemberRole::Observer,
+        };
+        let addresses = Some(self.addresses()).filter(|addresses| **addresses != Addresses::default());
+        let disk_id = self.voting_disk().unwrap_or_default().0.into();
+        Member { replica: u32::from(id.0), disk_id, role: role.into(), addresses: addresses.cloned() }
+    }
+
+    fn from_stored(member: &Member) -> ConfiguredMember {
+        let addresses = member.addresses.clone().unwrap_or_default();
+        match member.role() {
+            MemberRole::Voter => ConfiguredMember::Voter { disk: DiskId(member.disk_id.into()), addresses },
+            MemberRole::Observer => ConfiguredMember::Observer { addresses },
+        }
+    }
+}
+
+/// The members of a configuration.
+pub type Members = BTreeMap<ReplicaId, ConfiguredMember>;
+
+pub(crate) fn from_stored(members: &[Member]) -> Members {
+    members.iter().map(|member| (ReplicaId(member.replica as u8), ConfiguredMember::from_stored(member))).collect()
+}
+
+fn to_stored(members: &Members) -> Vec<Member> {
+    members.iter().map(|(id, member)| member.to_stored(*id)).collect()
+}
+
+/// The replicated part of a [`crate::Membership`]: the members, and which of them vote.
+///
+/// Entries `since + 1` to the next seal (see [`Reconfigure`]) are chosen by majorities of its
+/// voters, and by nobody else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Configuration {
     /// Its number.
     pub epoch: Epoch,
+    /// The entry that began it: the seal of the epoch before, or the bootstrap record.
+    pub since: Sequence,
+    /// The members.
+    pub members: Members,
+}
+
+impl Configuration {
     /// The voters, each with the disk whose answers are votes.
-    pub disks: BTreeMap<ReplicaId, DiskId>,
+    pub fn voters(&self) -> impl Iterator<Item = (ReplicaId, DiskId)> {
+        self.members.iter().filter_map(|(id, member)| Some((*id, member.voting_disk()?)))
+    }
+
+    /// Whether that disk of a replica may belong to a member: an observer may use any.
+    pub fn may_use(&self, replica: ReplicaId, disk: DiskId) -> bool {
+        self.members.get(&replica).is_some_and(|member| member.voting_disk().is_none_or(|voting| voting == disk))
+    }
+
+    /// The configuration that a seal at `sequence` names, if it ends this one.
+    pub fn after(&self, seal: &Reconfigure, sequence: Sequence) -> Option<Configuration> {
+        (self.epoch > Epoch(0) && seal.epoch == self.epoch.next().0).then(|| Configuration {
+            epoch: Epoch(seal.epoch),
+            since: sequence,
+            members: from_stored(&seal.members),
+        })
+    }
+}
+
+/// A *seal*: the entry that ends an epoch and names the members of the next one. It counts only
+/// where the log is in the epoch before; elsewhere it is a no-op.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Reconfigure {
+    /// The epoch that begins after this entry.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Its members.
+    #[prost(message, repeated, tag = "2")]
+    pub members: Vec<Member>,
+}
+
+impl Reconfigure {
+    /// The seal that lets `epoch` begin with these members.
+    pub fn new(epoch: Epoch, members: &Members) -> Reconfigure {
+        Reconfigure { epoch: epoch.0, members: to_stored(members) }
+    }
 }
 
 /// Consecutive requests of one session.
@@ -131,7 +267,7 @@ impl RequestBatch {
     }
 }
 
-/// One entry of the log. Without a bootstrap record, batches and a level it is a no-op.
+/// One entry of the log. Without a bootstrap record, batches, a level and a seal it is a no-op.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Value {
     /// The view in which it was first proposed. Informative only.
@@ -150,6 +286,32 @@ pub struct Value {
     /// that it has. An entry that raises the level holds nothing else.
     #[prost(uint32, tag = "5")]
     pub raise_feature_level: u32,
+    /// A seal. Such an entry holds nothing else.
+    #[prost(message, optional, tag = "6")]
+    pub reconfigure: Option<Reconfigure>,
+}
+
+/// The key with which [`Value::reconfigure`] begins in an encoded value: number 6, a length.
+const SEAL_KEY: u8 = 6 << 3 | 2;
+
+/// The epoch that begins after this entry, if it is a seal. Cheap for all other entries, since a
+/// seal holds nothing but what comes before that field.
+pub(crate) fn sealed_epoch(entry: &Bytes) -> Option<Epoch> {
+    let mut rest = &entry[..];
+    while let [key, fields @ ..] = rest {
+        match *key {
+            // `proposed_view` and `time_us`: variable-length numbers.
+            0x08 | 0x10 => {
+                let end = fields.iter().position(|byte| byte & 0x80 == 0)?;
+                rest = &fields[end + 1..];
+            }
+            SEAL_KEY => {
+                return Some(Epoch(Value::decode(entry.clone()).ok()?.reconfigure?.epoch));
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 impl Value {
@@ -222,8 +384,10 @@ pub struct ReplicatedState {
     pub cluster_id: ClusterId,
     /// The last value applied.
     pub sequence: Sequence,
-    /// The voters.
+    /// The members.
     pub configuration: Configuration,
+    /// The voters with which the cluster began.
+    pub first_voters: BTreeMap<ReplicaId, DiskId>,
     /// How far the requests of each session have been executed.
     pub sessions: Sessions,
     /// Replicated time: microseconds since the cluster's birth, as counted by the monotonic clocks
@@ -296,6 +460,12 @@ struct StoredState {
     recorded: Vec<DigestAt>,
     #[prost(uint32, tag = "9")]
     feature_level: u32,
+    /// Of the configuration; 0: the bootstrap record.
+    #[prost(uint64, tag = "10")]
+    since: u64,
+    /// The voters with which the cluster began, if they are others than now.
+    #[prost(message, repeated, tag = "11")]
+    first_voters: Vec<Member>,
 }
 
 impl ReplicatedState {
@@ -305,7 +475,7 @@ impl ReplicatedState {
             cluster_id: self.cluster_id.0.into(),
             sequence: self.sequence.0,
             epoch: self.configuration.epoch.0,
-            members: members(&self.configuration.disks),
+            members: to_stored(&self.configuration.members),
             sessions: self
                 .sessions
                 .iter()
@@ -315,6 +485,8 @@ impl ReplicatedState {
             digest: self.digest,
             recorded: self.recorded.iter().copied().map(DigestAt::from).collect(),
             feature_level: self.feature_level.to_field(),
+            since: if self.configuration.since == Sequence::BIRTH { 0 } else { self.configuration.since.0 },
+            first_voters: if self.configuration.epoch == Epoch::FIRST { Vec::new() } else { self.birth().members },
         };
         stored.encode_to_vec().into()
     }
@@ -322,12 +494,23 @@ impl ReplicatedState {
     /// Decodes a state; `None` when the bytes are none.
     pub fn from_bytes(bytes: &[u8]) -> Option<ReplicatedState> {
         let stored = StoredState::decode(bytes).ok()?;
-        let disks = stored.members.iter().map(|m| (ReplicaId(m.replica as u8), DiskId(m.disk_id.into()))).collect();
+        let since = match (stored.epoch, stored.since) {
+            (0, 0) => Sequence::ZERO,
+            (_, 0) => Sequence::BIRTH,
+            (_, since) => Sequence(since),
+        };
+        let members = from_stored(&stored.members);
+        let configuration = Configuration { epoch: Epoch(stored.epoch), since, members };
+        let first_voters = match stored.epoch {
+            0 | 1 => configuration.voters().collect(),
+            _ => Configuration { members: from_stored(&stored.first_voters), ..Configuration::default() }.voters().collect(),
+        };
         let session = |s: &StoredSession| (DiskId(s.disk_id.into()), SessionState { boot: Boot(s.boot), last: s.last });
         Some(ReplicatedState {
             cluster_id: ClusterId(stored.cluster_id.into()),
             sequence: Sequence(stored.sequence),
-            configuration: Configuration { epoch: Epoch(stored.epoch), disks },
+            configuration,
+            first_voters,
             sessions: stored.sessions.iter().map(session).collect(),
             time_us: stored.time_us,
             digest: stored.digest,
@@ -345,7 +528,25 @@ impl ReplicatedState {
 
     /// The bootstrap record with which this state began.
     pub fn birth(&self) -> BirthRecord {
-        BirthRecord::new(self.cluster_id, &self.configuration.disks)
+        BirthRecord::new(self.cluster_id, &self.first_voters)
+    }
+
+    /// Takes over the members with which the cluster begins.
+    pub(crate) fn be_born(&mut self, birth: &BirthRecord) {
+        self.cluster_id = birth.cluster_id();
+        self.configuration = birth.configuration();
+        self.first_voters = self.configuration.voters().collect();
+    }
+
+    /// Begins the epoch that the seal at `sequence` names, and ends the sessions of disks that
+    /// voted and do not belong to it any more. Does nothing where the log is in another epoch.
+    pub(crate) fn reconfigure(&mut self, seal: &Reconfigure, sequence: Sequence) {
+        let Some(next) = self.configuration.after(seal, sequence) else { return };
+        coverage!("epochs.seal_applied");
+        let before = std::mem::replace(&mut self.configuration, next);
+        for (_, disk) in before.voters().filter(|(id, disk)| !self.configuration.may_use(*id, *disk)) {
+            self.sessions.remove(&disk);
+        }
     }
 }
 
@@ -385,7 +586,12 @@ mod tests {
         let state = ReplicatedState {
             cluster_id: ClusterId(7 << 80),
             sequence: Sequence(9),
-            configuration: Configuration { epoch: Epoch(1), disks: [(ReplicaId(2), disk)].into() },
+            configuration: Configuration {
+                epoch: Epoch::FIRST,
+                since: Sequence::BIRTH,
+                members: [(ReplicaId(2), ConfiguredMember::voter(disk))].into(),
+            },
+            first_voters: [(ReplicaId(2), disk)].into(),
             sessions: [(disk, SessionState { boot: Boot(3), last: 12 })].into(),
             time_us: 55,
             digest: u64::MAX,
@@ -393,7 +599,76 @@ mod tests {
             feature_level: FeatureLevel(7),
         };
         assert_eq!(ReplicatedState::from_bytes(&state.to_bytes()), Some(state.clone()));
-        let first = ReplicatedState { feature_level: FeatureLevel::FIRST, ..state };
+        let first = ReplicatedState { feature_level: FeatureLevel::FIRST, ..state.clone() };
         assert_eq!(ReplicatedState::from_bytes(&first.to_bytes()), Some(first));
+        let addresses = Addresses { peer: "b:1".into(), clients: vec!["b:2".into()] };
+        let members = [
+            (ReplicaId(2), ConfiguredMember::voter(DiskId(9))),
+            (ReplicaId(5), ConfiguredMember::Observer { addresses }),
+        ];
+        let configuration = Configuration { epoch: Epoch(3), since: Sequence(8), members: members.into() };
+        let later = ReplicatedState { configuration, ..state };
+        assert_eq!(ReplicatedState::from_bytes(&later.to_bytes()), Some(later));
+    }
+
+    fn state_of(voters: &[u8]) -> ReplicatedState {
+        let voters = voters.iter().map(|id| (ReplicaId(*id), DiskId(u128::from(*id) + 100))).collect();
+        let mut state = ReplicatedState::default();
+        state.be_born(&BirthRecord::new(ClusterId(7), &voters));
+        state
+    }
+
+    fn seal(epoch: u64, members: &[(u8, u128)]) -> Reconfigure {
+        let members =
+            members.iter().map(|(id, disk)| (ReplicaId(*id), ConfiguredMember::voter(DiskId(*disk)))).collect();
+        Reconfigure::new(Epoch(epoch), &members)
+    }
+
+    #[test]
+    fn a_seal_counts_only_in_the_epoch_that_it_ends() {
+        let mut state = state_of(&[0, 1, 2]);
+        for other in [1, 3, 0] {
+            state.reconfigure(&seal(other, &[(0, 100)]), Sequence(5));
+            assert_eq!(state.configuration, state_of(&[0, 1, 2]).configuration, "a seal of {other}");
+        }
+        state.reconfigure(&seal(2, &[(0, 100), (4, 104)]), Sequence(6));
+        assert_eq!((state.configuration.epoch, state.configuration.since), (Epoch(2), Sequence(6)));
+        assert_eq!(state.configuration.voters().collect::<Vec<_>>(), [
+            (ReplicaId(0), DiskId(100)),
+            (ReplicaId(4), DiskId(104))
+        ]);
+        assert_eq!(state.birth(), state_of(&[0, 1, 2]).birth(), "the record of the birth stays");
+        let unborn = ReplicatedState::default();
+        assert_eq!(unborn.configuration.after(&seal(1, &[(0, 100)]), Sequence(1)), None);
+    }
+
+    #[test]
+    fn sessions_end_with_the_disks_that_a_seal_removes() {
+        let mut state = state_of(&[0, 1, 2]);
+        for disk in [100, 101, 102, 103] {
+            state.sessions.insert(DiskId(disk), SessionState { boot: Boot(1), last: 4 });
+        }
+        // 0 stays, 1 gets another disk, 2 leaves; 103 is an observer's.
+        state.reconfigure(&seal(2, &[(0, 100), (1, 201)]), Sequence(9));
+        assert_eq!(state.sessions.keys().copied().collect::<Vec<_>>(), [DiskId(100), DiskId(103)]);
+    }
+
+    #[test]
+    fn a_seal_is_known_by_its_first_bytes() {
+        let seal = Value { reconfigure: Some(seal(7, &[(0, 100)])), ..Value::default() };
+        for value in [seal.clone(), Value { proposed_view: 1 << 41 | 257, time_us: u64::MAX, ..seal }] {
+            assert_eq!(sealed_epoch(&value.to_bytes()), Some(Epoch(7)));
+        }
+        let batch = RequestBatch { disk_id: 1.into(), boot: 1, first: 1, payloads: vec![], voids: vec![] };
+        let others = [
+            Value::default(),
+            Value { proposed_view: 257, time_us: 300, ..Value::default() },
+            Value { proposed_view: 257, batches: vec![batch], ..Value::default() },
+            Value { raise_feature_level: 2, ..Value::default() },
+            Value { birth: Some(state_of(&[0]).birth()), ..Value::default() },
+        ];
+        for value in others {
+            assert_eq!(sealed_epoch(&value.to_bytes()), None, "{value:?}");
+        }
     }
 }

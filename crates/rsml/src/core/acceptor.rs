@@ -6,6 +6,9 @@
 //!   the log holding v's entries through at least `max(L_v, commit)`, and nothing of the old log
 //!   beyond (rule 2).
 //! - Entries at or below the commit point are never cut (rule 2).
+//! - The epoch never goes back. It is raised in one durable write, after which the log holds all of
+//!   the epochs before, and nothing else if its accepted view is of one of them (rule M3).
+//! - Nothing is appended behind the seal of the present epoch (rule M2).
 //! - `stable` is the prefix of the log in memory that is durable; `durable`, `durable_last` and
 //!   `durable_lost` are what recovery would find. They differ while a replacement is on its way to
 //!   the disk.
@@ -152,6 +155,30 @@ impl Acceptor {
         &self.durable_lost
     }
 
+    /// The entry of the log in memory that ends the present epoch, chosen or not.
+    pub fn sealed(&self) -> Option<Sequence> {
+        self.log.seal_before(self.hard.epoch.next())
+    }
+
+    /// Whether the disk, or a log write on its way to it, has lost an entry at or below `through`.
+    pub fn has_lost_through(&self, through: Sequence) -> bool {
+        let first = |lost: &[Range]| lost.first().is_some_and(|(from, _)| *from <= through);
+        first(&self.lost) || first(&self.durable_lost) || self.pending.iter().any(|pending| first(&pending.lost))
+    }
+
+    /// Enters `epoch`, which begins after the seal at `since`, in one durable write. All through
+    /// the seal is chosen: in `ended_view` or before, as far as that is known ([`View::BIRTH`]: not).
+    /// Everything behind the seal is of the epoch that is over, and removed (rule M3).
+    pub fn enter(&mut self, epoch: Epoch, since: Sequence, ended_view: View) {
+        assert_eq!(epoch, self.hard.epoch.next(), "epochs are entered one after the other");
+        assert!(self.hard.accepted_view.epoch() < epoch, "the log is of a view of epoch {epoch} already");
+        assert!(self.log.sound_last() >= since, "the log lacks entries through the seal at {since}");
+        self.hard.epoch = epoch;
+        self.hard.ended_view = ended_view;
+        self.staging = None;
+        self.replace(since.next(), since, Vec::new());
+    }
+
     /// Whether the log is being repaired: lost entries come from peers, and are written once none
     /// is missing.
     pub fn is_repairing(&self) -> bool {
@@ -223,6 +250,7 @@ impl Acceptor {
         assert_eq!(view, self.hard.accepted_view, "an entry of another view than the log's");
         assert_eq!(view, self.hard.promised, "an entry of a view below the promise");
         assert_eq!(self.log.first_hole(), None, "nothing is appended after lost entries");
+        assert_eq!(self.sealed(), None, "nothing is appended behind the seal of an epoch");
         let from = self.log.last().next();
         for entry in &entries {
             self.log.append(entry.clone());
@@ -265,13 +293,18 @@ impl Acceptor {
     /// known to be committed in `view`: the log continues after it, and keeps its accepted view and
     /// the entries that it holds beyond (rule 10). `tail`: if no entry of the log is in memory,
     /// where the log ends, and the entries beyond `base` that storage still has.
+    ///
+    /// The database is of `epoch`. If that is a later one than the log's, the same write enters it,
+    /// and the log keeps nothing beyond `base` (rule M3).
     pub fn install_snapshot(
         &mut self,
         generation: u64,
         base: Sequence,
         view: View,
+        epoch: Epoch,
         tail: Option<(Sequence, Vec<Bytes>)>,
     ) -> WriteId {
+        assert!(epoch >= self.hard.epoch, "a copy of epoch {epoch} takes a replica back from {}", self.hard.epoch);
         assert!(
             generation > self.hard.generation,
             "the generation went back: {} -> {generation}",
@@ -280,6 +313,7 @@ impl Acceptor {
         self.hard.generation = generation;
         self.raise_promise(self.hard.promised.max(view));
         self.staging = None;
+        let last_stored = self.log.last();
         self.log.rebase(base);
         if let Some((last, entries)) = tail {
             let missing = (last.0 - base.0) as usize - entries.len();
@@ -292,12 +326,27 @@ impl Acceptor {
         }
         self.lost.retain(|(_, to)| *to > base);
         self.lost.iter_mut().for_each(|(from, _)| *from = base.next().max(*from));
-        self.stable = self.stable.max(base);
-        let write_id = self.write(base.next(), false, Vec::new());
+        let mut truncate = false;
+        if epoch > self.hard.epoch {
+            coverage!("epochs.entered_by_a_copy");
+            self.hard.epoch = epoch;
+            self.hard.ended_view = if view.epoch() < epoch { view } else { View::BIRTH };
+            truncate = self.log.last() > base || last_stored > base;
+            self.log = Log::new(base.next(), Vec::new());
+            self.lost.clear();
+            self.pending.iter_mut().for_each(|pending| pending.stable = pending.stable.min(base));
+        }
+        self.stable = if truncate { base } else { self.stable.max(base) };
+        let write_id = self.write(base.next(), truncate, Vec::new());
         let write = self.writes.last_mut().expect("it was given just now");
         write.base = Some(base);
         self.write_repaired();
         write_id
+    }
+
+    /// Promises `view` with the next log write, which installs what was committed in it (rule 10).
+    pub fn promise_with_next_write(&mut self, view: View) {
+        self.raise_promise(self.hard.promised.max(view));
     }
 
     /// Writes committed entries over the log, which keeps its tail and its accepted view (rule 10).
@@ -419,6 +468,12 @@ impl Acceptor {
     /// Asserts the invariants of this module. `commit`: the commit point.
     pub fn check_invariants(&self, commit: Sequence) {
         assert!(self.hard.accepted_view <= self.hard.promised, "accepted beyond the promise");
+        assert!(self.hard.accepted_view.epoch() <= self.hard.epoch.max(Epoch::FIRST), "a log of a later epoch");
+        assert!(self.durable.epoch <= self.hard.epoch, "the epoch went back");
+        if let Some(seal) = self.sealed() {
+            let is_last = self.log.last() == seal;
+            assert!(is_last || self.hard.accepted_view.epoch() < self.hard.epoch, "entries behind the seal at {seal}");
+        }
         assert!(self.durable.accepted_view <= self.durable.promised, "durably accepted beyond the promise");
         assert!(self.stable <= self.log.last(), "more is durable than there is");
         let sound = self.log.sound_last();

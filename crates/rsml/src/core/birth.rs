@@ -95,7 +95,7 @@ impl Replica {
         self.membership.adopt(&birth.configuration());
         let cluster_id = birth.cluster_id();
         let value = Value { birth: Some(birth), ..Value::default() };
-        self.acceptor.be_born(cluster_id, Epoch(1), value.to_bytes());
+        self.acceptor.be_born(cluster_id, Epoch::FIRST, value.to_bytes());
         self.learner.install(Sequence::BIRTH, View::BIRTH);
         self.become_secondary(None);
     }

@@ -36,6 +36,7 @@ impl Replica {
         self.acceptor.renumber_writes();
         self.digests = Digests::new(&self.options, &[], Sequence::ZERO, at);
         self.fitness.disk = DiskWatch::new(at);
+        self.epochs.restart_clocks();
         self.requests.restart_clocks(at);
         self.reads.restart_clock(at);
         self.views.canonicalize(at);

@@ -373,19 +373,29 @@ impl Replica {
             id: message.id,
             offset: message.offset,
             max_bytes: self.options.snapshot_chunk_bytes.min(message.length as usize),
-            at_least: Sequence(message.at_least),
+            at_least: match message.id {
+                // Not from before this epoch, whose members the receiver would not learn.
+                0 => Sequence(message.at_least).max(self.membership.since()),
+                _ => Sequence(message.at_least),
+            },
         });
     }
 
     /// A piece of a snapshot was read, for a peer.
     pub(super) fn snapshot_read(&mut self, piece: SnapshotPiece) {
         assert!(piece.sequence <= self.learner.commit(), "a snapshot holds {}, which is not chosen", piece.sequence);
+        // A copy that was begun in an earlier epoch must not promise a view of this one.
+        let is_of_this_epoch = piece.sequence >= self.membership.since();
+        let view = if is_of_this_epoch { self.learner.commit_view() } else { self.acceptor.hard().ended_view };
+        if !is_of_this_epoch && view == View::BIRTH {
+            return self.send(piece.peer, Message::SnapshotChunk(SnapshotChunk::default()), Vec::new());
+        }
         let chunk = SnapshotChunk {
             id: piece.id,
             offset: piece.offset,
             total_bytes: piece.total_bytes,
             sequence: piece.sequence.0,
-            view: self.learner.commit_view().0,
+            view: view.0,
             crc: crc32c::crc32c(&piece.bytes),
         };
         self.send(piece.peer, Message::SnapshotChunk(chunk), vec![piece.bytes]);
@@ -501,6 +511,8 @@ impl Replica {
         state.cluster_id == self.acceptor.hard().cluster_id
             && state.sequence == fetch.sequence
             && state.sequence > self.learner.commit()
+            && state.configuration.epoch >= self.epoch()
+            && fetch.view.epoch() <= state.configuration.epoch
             && !self.views.is_primary()
             && state.feature_level >= self.applied.level
             && !self.digests.refuse(source, &state.recorded, &self.membership)
@@ -510,7 +522,8 @@ impl Replica {
     fn finish_catch_up(&mut self, state: ReplicatedState) {
         let log = self.acceptor.log();
         let (base, last) = (state.sequence, log.last());
-        if log.first() > base.next() && last > base {
+        let is_of_this_epoch = state.configuration.epoch == self.epoch();
+        if log.first() > base.next() && last > base && is_of_this_epoch {
             let (from, view) = (base.next(), self.acceptor.promised());
             let max_bytes = usize::MAX;
             self.outputs.read_log.push(LogRead { purpose: ReadPurpose::Tail, view, from, to: last, max_bytes });
@@ -541,14 +554,20 @@ impl Replica {
         let (base, view) = (state.sequence, fetch.view);
         let is_raised = view > self.acceptor.promised();
         assert!(!self.lease_forbids_install_of(view), "a copy raises the promise to {view} under a lease");
-        let write_id = self.acceptor.install_snapshot(fetch.generation, base, view, tail);
+        let enters = state.configuration.epoch > self.epoch();
+        let write_id =
+            self.acceptor.install_snapshot(fetch.generation, base, view, state.configuration.epoch, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
             self.leases.granted = None;
             self.become_secondary(None);
         }
+        match enters {
+            true => self.entered(&state.configuration),
+            false => self.membership.adopt(&state.configuration),
+        }
         self.views.observe_view(view);
-        self.membership.adopt(&state.configuration);
+        self.membership.set_first_voters(&state.first_voters);
         self.finish_requests(&state.sessions);
         self.digests.replace(base, &state.recorded, &self.membership);
         self.applied = state.into();
@@ -560,6 +579,9 @@ impl Replica {
         self.catch_up.last_installed = base;
         coverage!("snapshot.installed");
         self.catch_up.switch = Some((write_id, fetch.generation));
+        if enters {
+            self.begin_epoch();
+        }
     }
 
     /// Log writes through `durable` are done: switches the database if its record is among them.

@@ -19,7 +19,9 @@ impl Replica {
         let from = sender.replica;
         if !matches!(message, Message::Hello(_)) {
             self.peers.heard.insert(from, self.now);
-            self.track_disk(&sender);
+            if sender.epoch == self.epoch() && self.membership.contains(from) {
+                self.track_disk(&sender);
+            }
         }
         match message {
             Message::Hello(m) => self.on_hello(sender, m),
@@ -43,24 +45,38 @@ impl Replica {
             Message::Behind(m) => self.on_behind(&m),
             Message::SnapshotRequest(m) => self.on_snapshot_request(from, &m),
             Message::SnapshotChunk(m) => self.on_snapshot_chunk(from, &m, payload),
+            Message::Ended(m) => self.on_ended(from, &m),
+            Message::EndedRequest(_) => self.on_ended_request(&sender),
+            Message::CommittedRequest(m) => self.on_committed_request(&sender, &m),
+            Message::Committed(m) => self.on_committed(from, &m, payload),
         }
     }
 
-    /// Whether a message is of this cluster, of a disk that belongs, and not of a former start of
-    /// it. From a disk that does not belong, an observer's, only messages that help it to follow
-    /// are admitted.
+    /// Whether a message is of this cluster and epoch, of a disk that belongs, and not of a former
+    /// start of it. From a disk that does not belong, an observer's, only messages that help it to
+    /// follow are admitted; from another epoch, only those that mean the same in every one.
     fn admits(&mut self, sender: &MessageHeader, message: &Message) -> bool {
-        let me = self.options.me;
-        if sender.replica == me || !self.membership.contains(sender.replica) {
+        if sender.replica == self.options.me {
             return false;
         }
-        let mine = self.acceptor.hard();
+        let mine = *self.acceptor.hard();
         let is_of_cluster = match message {
-            Message::Hello(_) => true,
-            Message::Born(m) => self.views.is_unborn() && m.birth.is_some(),
-            _ => !self.views.is_unborn() && sender.cluster_id == mine.cluster_id && sender.epoch == mine.epoch,
+            Message::Hello(_) => self.membership.contains(sender.replica),
+            Message::Born(m) => {
+                self.views.is_unborn() && m.birth.is_some() && self.membership.contains(sender.replica)
+            }
+            _ => !self.views.is_unborn() && sender.cluster_id == mine.cluster_id,
         };
-        if !is_of_cluster || !self.admits_disk(sender, message) {
+        let is_admitted = match message {
+            _ if !is_of_cluster => false,
+            Message::Hello(_) | Message::Born(_) => true,
+            _ if sender.epoch != mine.epoch => self.on_other_epoch(sender, message),
+            _ if !self.membership.knows_voters() || self.membership.contains(sender.replica) => {
+                self.admits_disk(sender, message)
+            }
+            _ => self.admits_former_member(sender, message),
+        };
+        if !is_admitted {
             return false;
         }
         let is_voter = self.membership.is_voter(sender.replica, sender.disk_id);
@@ -92,6 +108,17 @@ impl Replica {
         }
     }
 
+    /// A replica that is no member of this epoch may say how it is, and get what it lacks. It is
+    /// told how far this one knows entries as chosen, so that it may retire.
+    fn admits_former_member(&mut self, sender: &MessageHeader, message: &Message) -> bool {
+        if matches!(message, Message::Report(_)) {
+            coverage!("epochs.former_member_answered");
+            let report = self.own_report(Vec::new());
+            self.send(sender.replica, Message::Report(Box::new(report)), Vec::new());
+        }
+        matches!(message, Message::Report(_) | Message::SnapshotRequest(_) | Message::SnapshotChunk(_))
+    }
+
     /// Lets a primary track the disk that now uses the sender's replica id. The answers of a disk
     /// that is no member are no votes.
     fn track_disk(&mut self, sender: &MessageHeader) {
@@ -102,13 +129,13 @@ impl Replica {
         }
     }
 
-    /// Sends a message, unless this start of the replica is not durable yet: after a crash, the
-    /// next start would have the same number, and this message could be taken for one of that
-    /// start.
+    /// Sends a message, unless this start of the replica, or the epoch in which it acts, is not
+    /// durable yet: after a crash, the next start would have the same number, and this message
+    /// could be taken for one of that start (and see rule M1).
     pub(super) fn send(&mut self, to: ReplicaId, message: Message, payload: Vec<Bytes>) {
         let hard = self.acceptor.hard();
         let durable = self.acceptor.durable();
-        if (durable.boot, durable.disk_id) == (hard.boot, hard.disk_id) {
+        if (durable.boot, durable.disk_id, durable.epoch) == (hard.boot, hard.disk_id, hard.epoch) {
             self.outputs.send.push(Outgoing { to, message, payload });
         }
     }

@@ -77,7 +77,7 @@ impl Replica {
     pub(super) fn may_stand(&self) -> bool {
         let leaderless_us = self.views.leaderless_us(self.now);
         let defers = self.fitness.is_full && leaderless_us < 4 * self.options.election_max_us && self.is_peer_fit();
-        self.is_voter() && self.may_lead() && !defers && !self.disk_stands_still()
+        self.may_promise() && self.may_lead() && !defers && !self.disk_stands_still()
     }
 
     fn may_lead(&self) -> bool {
@@ -140,7 +140,7 @@ impl Replica {
     /// Each tick: measures the disk.
     pub(super) fn watch_disk(&mut self) {
         let oldest = self.acceptor.oldest_pending();
-        let others = self.proposer.as_ref().and_then(|proposer| proposer.chosen(None, self.membership.quorum()));
+        let others = self.proposer.as_ref().and_then(|proposer| proposer.chosen(None, self.membership.quorum(), None));
         let is_behind = oldest.is_some_and(|(_, last)| others >= Some(last));
         self.fitness.disk.measure(self.now, self.options.heartbeat_us, oldest.map(|(write_id, _)| write_id), is_behind);
     }

@@ -86,6 +86,11 @@ impl Replica {
         if self.is_established() {
             let has_lease = self.holds_lease();
             self.confirm_reads();
+            if self.is_sealed() {
+                // It would count itself (rule M8): reads wait for the next epoch.
+                coverage!("epochs.reads_wait");
+                return;
+            }
             if self.reads.start(self.learner.commit(), self.now).is_some() {
                 if let Some(proposer) = self.proposer.as_mut().filter(|_| !has_lease) {
                     proposer.request_answers();

@@ -3,8 +3,9 @@
 
 use bytes::Bytes;
 
-use super::ids::{RaiseId, ReadId, RequestId, TransferId};
+use super::ids::{RaiseId, ReadId, ReconfigureId, RequestId, TransferId};
 use super::output::LogRead;
+use super::reconfigure::MemberChange;
 use super::snapshot::{InstallEvent, SnapshotPiece};
 use crate::message::MessageHeader;
 use crate::{FeatureLevel, Instant, Message, ReplicaId, ReplicatedState, Sequence, Sessions, WriteId};
@@ -56,6 +57,15 @@ pub enum Input {
         id: RaiseId,
         /// The level; `None`: the highest that all members execute.
         to: Option<FeatureLevel>,
+        /// When the caller gives up waiting.
+        deadline: Instant,
+    },
+    /// A local caller wants other members.
+    Reconfigure {
+        /// The name of the call in the outputs.
+        id: ReconfigureId,
+        /// The change.
+        change: MemberChange,
         /// When the caller gives up waiting.
         deadline: Instant,
     },

@@ -104,10 +104,16 @@ impl Learner {
         self.commit_view.max(self.installed_view)
     }
 
+    /// Everything through here is known as chosen in this replica's own log, as it is on disk
+    /// (rule 5), or came as committed.
+    pub fn known(&self, acceptor: &Acceptor) -> Sequence {
+        if acceptor.durable().accepted_view >= self.commit_view { self.commit } else { self.installed }
+    }
+
     /// The first and the last of the entries to execute next, as far as rule 5 allows; `None` when
     /// there are none.
     pub fn deliverable(&self, acceptor: &Acceptor) -> Option<(Sequence, Sequence)> {
-        let known = if acceptor.durable().accepted_view >= self.commit_view { self.commit } else { self.installed };
+        let known = self.known(acceptor);
         let to = known.min(acceptor.stable());
         if to < known {
             coverage!("learner.commit_not_durable");

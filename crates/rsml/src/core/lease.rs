@@ -23,7 +23,7 @@
 
 use super::replica::Replica;
 use crate::message::Accept;
-use crate::{Instant, ReplicaId, View};
+use crate::{Epoch, Instant, ReplicaId, View};
 
 /// A granted lease: only the owner of `view` is promised anything before `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,8 +55,9 @@ pub(super) struct Leases {
 impl Leases {
     /// At a start. `longest_us`: the longest lease that may be valid; `lease_us`: the length of
     /// those granted from now on.
-    pub fn at_start(promised: View, now: Instant, longest_us: u64, lease_us: u64) -> Leases {
-        let granted = Grant::at_start(promised, now, longest_us);
+    /// Grants of an epoch before `epoch`, in which this replica acts, ended with it (rule M3).
+    pub fn at_start(promised: View, epoch: Epoch, now: Instant, longest_us: u64, lease_us: u64) -> Leases {
+        let granted = Grant::at_start(promised, now, longest_us).filter(|_| promised.epoch() >= epoch);
         let former_until = (longest_us > lease_us).then(|| now.plus_us(longest_us));
         Leases { granted, former_until, revoked: View::BIRTH }
     }
@@ -85,7 +86,7 @@ impl Replica {
     pub(super) fn grant_lease(&mut self, message: &Accept) -> u64 {
         let keeps = message.lease_us > 0 && message.lease_us <= self.options.lease_us;
         // A lease would delay the promise that is about to be made, again and again.
-        if !keeps || !self.is_voter() || self.catch_up.will_promise_above(self.acceptor.promised()) {
+        if !keeps || !self.may_promise() || self.catch_up.will_promise_above(self.acceptor.promised()) {
             return 0;
         }
         assert!(
@@ -123,7 +124,9 @@ impl Replica {
     }
 
     fn holds_lease_at(&self, now: Instant) -> bool {
-        let holds = self.grantors(now).is_some_and(|grantors| grantors.count() + 1 >= self.membership.quorum());
+        // Whoever granted it may have entered the next epoch meanwhile (rule M8).
+        let holds = !self.is_sealed()
+            && self.grantors(now).is_some_and(|grantors| grantors.count() + 1 >= self.membership.quorum());
         if holds {
             coverage!("rule9.lease_serves");
         }

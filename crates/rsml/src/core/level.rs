@@ -206,7 +206,7 @@ impl Replica {
     /// transfer of leadership lets nothing be proposed, it waits.
     pub(super) fn propose_raise(&mut self) {
         let Some(to) = self.raise.wanted else { return };
-        if self.is_draining() {
+        if self.is_draining() || self.is_sealed() {
             return;
         }
         self.raise.wanted = None;

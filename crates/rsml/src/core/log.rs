@@ -5,11 +5,12 @@
 //! are *holes*: they count in the log's length, and nothing else is known of them until a peer
 //! supplies them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::Sequence;
+use crate::value::sealed_epoch;
+use crate::{Epoch, Sequence};
 
 /// The entries in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,8 @@ pub struct Log {
     /// Empty where there is a hole.
     entries: VecDeque<Bytes>,
     holes: BTreeSet<Sequence>,
+    /// The entries in memory that have the form of a seal, and the epoch that each would begin.
+    seals: BTreeMap<Sequence, Epoch>,
     bytes: usize,
 }
 
@@ -29,7 +32,9 @@ impl Log {
         let holes = sequences.zip(&entries).filter(|(_, entry)| entry.is_none()).map(|(s, _)| s).collect();
         let entries: VecDeque<Bytes> = entries.into_iter().map(Option::unwrap_or_default).collect();
         let bytes = entries.iter().map(Bytes::len).sum();
-        Log { first, entries, holes, bytes }
+        let sequences = (first.0..).map(Sequence);
+        let seals = sequences.zip(&entries).filter_map(|(s, entry)| Some((s, sealed_epoch(entry)?))).collect();
+        Log { first, entries, holes, seals, bytes }
     }
 
     /// The first entry in memory, or the sequence of the next one when there is none.
@@ -94,8 +99,21 @@ impl Log {
         taken
     }
 
+    /// The bytes of the entries after `sequence`; `None` if not all of them are in memory.
+    pub fn bytes_behind(&self, sequence: Sequence) -> Option<usize> {
+        let place = (sequence.0 + 1).checked_sub(self.first.0)? as usize;
+        Some(self.entries.range(place.min(self.entries.len())..).map(Bytes::len).sum())
+    }
+
+    /// The first entry in memory that ends an epoch by beginning `next`. Entries that are lost may
+    /// hide an earlier one.
+    pub fn seal_before(&self, next: Epoch) -> Option<Sequence> {
+        self.seals.iter().find(|(_, epoch)| **epoch == next).map(|(sequence, _)| *sequence)
+    }
+
     /// Adds an entry at the end.
     pub fn append(&mut self, entry: Bytes) {
+        self.note_seal(self.last().next(), &entry);
         self.bytes += entry.len();
         self.entries.push_back(entry);
     }
@@ -107,11 +125,19 @@ impl Log {
             self.bytes -= self.entries.pop_back().map_or(0, |e| e.len());
         }
         self.holes.split_off(&from);
+        self.seals.split_off(&from);
+    }
+
+    fn note_seal(&mut self, sequence: Sequence, entry: &Bytes) {
+        if let Some(epoch) = sealed_epoch(entry) {
+            self.seals.insert(sequence, epoch);
+        }
     }
 
     /// Fills the hole at `sequence`; does nothing if there is none.
     pub fn fill(&mut self, sequence: Sequence, entry: Bytes) {
         if self.holes.remove(&sequence) {
+            self.note_seal(sequence, &entry);
             self.bytes += entry.len();
             self.entries[(sequence.0 - self.first.0) as usize] = entry;
         }
@@ -129,16 +155,18 @@ impl Log {
             self.first = self.first.next();
         }
         self.holes = self.holes.split_off(&base.next());
+        self.seals = self.seals.split_off(&base.next());
     }
 
     /// Drops entries through `upto` from memory, oldest first, until at most `keep_bytes` are held.
     pub fn evict(&mut self, upto: Sequence, keep_bytes: usize) {
         let upto = upto.min(self.sound_last());
         while self.bytes > keep_bytes && self.first <= upto {
-            let Some(entry) = self.entries.pop_front() else { return };
+            let Some(entry) = self.entries.pop_front() else { break };
             self.bytes -= entry.len();
             self.first = self.first.next();
         }
+        self.seals = self.seals.split_off(&self.first);
     }
 }
 
@@ -193,6 +221,29 @@ mod tests {
         assert_eq!((log.first(), log.last(), log.bytes()), (Sequence(6), Sequence(6), 3));
         log.truncate(Sequence(6));
         assert_eq!((log.first(), log.last()), (Sequence(6), Sequence(5)));
+    }
+
+    #[test]
+    fn seals_are_found_wherever_they_come_from_and_gone_with_their_entries() {
+        let seal = |epoch| {
+            let seal = crate::value::Reconfigure::new(Epoch(epoch), &Default::default());
+            crate::value::Value { reconfigure: Some(seal), ..Default::default() }.to_bytes()
+        };
+        let no_op = crate::value::Value::default().to_bytes();
+        let mut log = Log::new(Sequence(5), vec![Some(seal(2)), None, Some(no_op.clone())]);
+        log.append(seal(3));
+        log.append(no_op);
+        log.append(seal(3));
+        let found = |log: &Log| [2, 3, 4].map(|epoch| log.seal_before(Epoch(epoch)).map(|seal| seal.0));
+        assert_eq!(found(&log), [Some(5), Some(8), None]);
+        log.fill(Sequence(6), seal(4));
+        assert_eq!(found(&log), [Some(5), Some(8), Some(6)]);
+        log.evict(Sequence(5), 0);
+        assert_eq!(found(&log), [None, Some(8), Some(6)]);
+        log.rebase(Sequence(8));
+        assert_eq!(found(&log), [None, Some(10), None]);
+        log.truncate(Sequence(10));
+        assert_eq!(found(&log), [None, None, None]);
     }
 
     #[test]

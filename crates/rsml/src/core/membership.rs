@@ -1,29 +1,40 @@
 //! The members of the cluster, the voters among them, and how many votes are a majority.
 //!
 //! Every part of the core that counts votes or addresses peers asks the one [`Membership`] of its
-//! replica. Today the members come from the settings and never change; the voters come from the
-//! replicated [`Configuration`]. A change of members (a configuration of a later epoch, taken from
-//! the log) will only have to replace both in [`Membership::adopt`].
+//! replica, and that always knows one configuration: the one of the epoch in which the replica
+//! acts. A seal in the log replaces it (see the module `epochs`).
+//!
+//! Before the configuration is known, the members are those that the settings name. In the first
+//! epoch, a replica that the settings name is a member too, though the cluster began without it: it
+//! follows as an observer. From the second epoch on the configuration alone decides, and the
+//! settings are only a hint for addresses.
 //!
 //! A member is not always a voter: when a disk is lost and replaced, the id stays a voter's, and
 //! the new disk is an *observer*, which follows the log under that id without a vote.
 
 use std::collections::BTreeMap;
 
-use crate::value::{BirthRecord, Configuration};
-use crate::{ClusterId, DiskId, Epoch, PeerAddress, ReplicaId};
+use crate::value::{BirthRecord, Configuration, Member, from_stored};
+use crate::{ClusterId, DiskId, Epoch, PeerAddress, ReplicaId, Sequence};
 
 /// The members of a cluster, as one of them knows them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Membership {
     me: ReplicaId,
-    /// The number of the configuration that names the voters; 0 before it is known.
-    epoch: Epoch,
-    /// Every member, this replica included, and where its peers reach it, as far as that is known
-    /// here.
+    /// The members that the settings name, and where their peers reach them.
+    named: BTreeMap<ReplicaId, Option<PeerAddress>>,
+    /// The configuration; its epoch is 0 before it is known.
+    configuration: Configuration,
+    /// The voters with which the cluster began; empty before they are known.
+    first_voters: BTreeMap<ReplicaId, DiskId>,
+    /// Replicas of the configuration before, and of later ones that this replica does not act
+    /// under yet, and where they are reached.
+    others: BTreeMap<ReplicaId, Option<PeerAddress>>,
+
+    // Both follow from what is above.
+    /// Every member, and where its peers reach it, as far as that is known here.
     members: BTreeMap<ReplicaId, Option<PeerAddress>>,
-    /// The members that vote, each with the one disk whose answers count. Empty until the
-    /// configuration is known.
+    /// The members that vote, each with the one disk whose answers count.
     voters: BTreeMap<ReplicaId, DiskId>,
 }
 
@@ -31,21 +42,77 @@ impl Membership {
     /// The members that the settings of replica `me` name, `me` included: 1 to 7. None is known as
     /// a voter yet.
     pub fn new(me: ReplicaId, members: impl IntoIterator<Item = ReplicaId>) -> Membership {
-        let members = members.into_iter().map(|member| (member, None)).collect();
-        Membership { me, epoch: Epoch(0), members, voters: BTreeMap::new() }
-    }
-
-    /// Notes where the peers of `member` reach it. A replica that is no member is not added.
-    pub fn set_address(&mut self, member: ReplicaId, address: PeerAddress) {
-        if let Some(known) = self.members.get_mut(&member) {
-            *known = Some(address);
+        let named: BTreeMap<_, _> = members.into_iter().map(|member| (member, None)).collect();
+        Membership {
+            me,
+            members: named.clone(),
+            named,
+            configuration: Configuration::default(),
+            first_voters: BTreeMap::new(),
+            others: BTreeMap::new(),
+            voters: BTreeMap::new(),
         }
     }
 
-    /// Takes over the voters of `configuration`.
+    /// Notes where the peers of `member` reach it, as the settings say. A replica that they do not
+    /// name is not added.
+    pub fn set_address(&mut self, member: ReplicaId, address: PeerAddress) {
+        if let Some(known) = self.named.get_mut(&member) {
+            *known = Some(address);
+        }
+        self.refresh();
+    }
+
+    /// Takes over the members of `configuration`.
     pub fn adopt(&mut self, configuration: &Configuration) {
-        self.epoch = configuration.epoch;
-        self.voters.clone_from(&configuration.disks);
+        if configuration.epoch > Epoch::FIRST {
+            self.others = std::mem::take(&mut self.members);
+        }
+        self.configuration.clone_from(configuration);
+        if configuration.epoch == Epoch::FIRST {
+            self.first_voters = configuration.voters().collect();
+        }
+        self.refresh();
+    }
+
+    /// Notes members of a later configuration: one that lags finds nobody else, if all members of
+    /// its own are gone.
+    pub(super) fn hear_of(&mut self, members: &[Member]) {
+        for (id, member) in from_stored(members) {
+            let peer = Some(member.addresses().peer.as_str()).filter(|peer| !peer.is_empty());
+            self.others.insert(id, peer.map(PeerAddress::from));
+        }
+    }
+
+    /// Every replica that this one talks to: the members, those of the configuration before, those
+    /// that it heard of and those that the settings name; without this one. Each with its address,
+    /// as far as that is known here.
+    pub fn contacts(&self) -> BTreeMap<ReplicaId, Option<PeerAddress>> {
+        let mut contacts = self.named.clone();
+        for (id, address) in self.others.iter().chain(&self.members) {
+            match address {
+                Some(_) => _ = contacts.insert(*id, address.clone()),
+                None => _ = contacts.entry(*id).or_default(),
+            }
+        }
+        contacts.remove(&self.me);
+        contacts
+    }
+
+    /// Notes the voters with which the cluster began.
+    pub fn set_first_voters(&mut self, voters: &BTreeMap<ReplicaId, DiskId>) {
+        self.first_voters.clone_from(voters);
+    }
+
+    fn refresh(&mut self) {
+        self.voters = self.configuration.voters().collect();
+        let is_decided_by_settings = self.configuration.epoch <= Epoch::FIRST;
+        self.members = if is_decided_by_settings { self.named.clone() } else { BTreeMap::new() };
+        for (id, member) in &self.configuration.members {
+            let configured = Some(member.addresses().peer.as_str()).filter(|peer| !peer.is_empty());
+            let named = self.named.get(id).cloned().flatten();
+            self.members.insert(*id, configured.map(PeerAddress::from).or(named));
+        }
     }
 
     /// This replica.
@@ -53,9 +120,19 @@ impl Membership {
         self.me
     }
 
-    /// The number of the configuration that names the voters; 0 before it is known.
+    /// The configuration; its epoch is 0 before it is known.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// The number of the configuration; 0 before it is known.
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.configuration.epoch
+    }
+
+    /// The entry that began the epoch of the configuration.
+    pub fn since(&self) -> Sequence {
+        self.configuration.since
     }
 
     /// Whether `replica` is a member, with or without a vote.
@@ -63,7 +140,7 @@ impl Membership {
         self.members.contains_key(&replica)
     }
 
-    /// Every member, this replica included, in ascending order.
+    /// Every member in ascending order; this replica is one of them unless it was removed.
     pub fn members(&self) -> impl ExactSizeIterator<Item = ReplicaId> {
         self.members.keys().copied()
     }
@@ -116,16 +193,16 @@ impl Membership {
         self.electorate() / 2 + 1
     }
 
-    /// The record with which this cluster began: correct only as long as no change of members has
-    /// taken place.
+    /// The record with which this cluster began.
     pub fn birth_record(&self, cluster_id: ClusterId) -> BirthRecord {
-        BirthRecord::new(cluster_id, &self.voters)
+        BirthRecord::new(cluster_id, &self.first_voters)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::{Addresses, ConfiguredMember};
 
     const ME: ReplicaId = ReplicaId(1);
 
@@ -134,8 +211,8 @@ mod tests {
     }
 
     fn configuration(voters: &[u8]) -> Configuration {
-        let disks = voters.iter().map(|id| (ReplicaId(*id), DiskId(u128::from(*id) + 100))).collect();
-        Configuration { epoch: Epoch(1), disks }
+        let voter = |id: &u8| (ReplicaId(*id), ConfiguredMember::voter(DiskId(u128::from(*id) + 100)));
+        Configuration { epoch: Epoch::FIRST, since: Sequence::BIRTH, members: voters.iter().map(voter).collect() }
     }
 
     #[test]
@@ -187,6 +264,31 @@ mod tests {
         membership.adopt(&later);
         assert_eq!((membership.epoch(), membership.quorum()), (Epoch(2), 1));
         assert_eq!(membership.voting_disk(ReplicaId(0)), None);
+        assert_eq!(membership.members().collect::<Vec<_>>(), [ME], "settings add nobody any more");
+    }
+
+    #[test]
+    fn addresses_of_the_configuration_come_before_those_of_the_settings() {
+        let mut membership = of_three();
+        for id in 0..3 {
+            membership.set_address(ReplicaId(id), "settings:1".into());
+        }
+        let mut later = Configuration { epoch: Epoch(2), ..configuration(&[0, 1]) };
+        let addresses = Addresses { peer: "configured:1".into(), clients: Vec::new() };
+        later.members.insert(ReplicaId(5), ConfiguredMember::Observer { addresses });
+        membership.adopt(&later);
+        let address = |id| membership.address(ReplicaId(id)).map(PeerAddress::as_str);
+        assert_eq!([address(0), address(2), address(5)], [Some("settings:1"), None, Some("configured:1")]);
+        assert!(membership.contains(ReplicaId(5)) && !membership.has_voter(ReplicaId(5)));
+        assert!(!membership.contains(ReplicaId(2)), "it was removed");
+    }
+
+    #[test]
+    fn a_replica_that_was_removed_has_all_members_as_peers() {
+        let mut membership = of_three();
+        membership.adopt(&Configuration { epoch: Epoch(2), ..configuration(&[0, 2]) });
+        assert_eq!(membership.peers().collect::<Vec<_>>(), [ReplicaId(0), ReplicaId(2)]);
+        assert!(!membership.contains(ME));
     }
 
     #[test]
@@ -205,5 +307,7 @@ mod tests {
         membership.adopt(&configuration(&[0, 1, 2]));
         let birth = membership.birth_record(ClusterId(5));
         assert_eq!((birth.cluster_id(), birth.configuration()), (ClusterId(5), configuration(&[0, 1, 2])));
+        membership.adopt(&Configuration { epoch: Epoch(2), ..configuration(&[0, 6]) });
+        assert_eq!(membership.birth_record(ClusterId(5)), birth, "a later configuration does not change it");
     }
 }

@@ -63,6 +63,11 @@
 //!     entry of a level that a replica's program does not execute stops that replica (`level`,
 //!     [`crate::Applier`]).
 //!
+//! # Epochs
+//!
+//! The members change at places in the log: twelve more rules, M1 to M12, say how one epoch follows
+//! another (`epochs`), and when a primary may propose that (`reconfigure`).
+//!
 //! # The contract with the driver
 //!
 //! [`Replica::step`] takes one [`Input`]; [`Replica::ready`] returns the [`Outputs`] of all inputs
@@ -89,6 +94,7 @@
 //! | `catch_up`, `trimming` | snapshots, and how long the log is kept |
 //! | `transfer`, `fitness`, `lease` | which replica should lead, and may |
 //! | `level` | the feature level, and when it is raised |
+//! | `epochs`, `reconfigure` | how members change |
 //! | `status`, `freshness` | reports to peers and operators, and how old the state is |
 //! | `canonical` | one form of equal states, for the model checker |
 
@@ -99,6 +105,7 @@ mod catch_up;
 mod choice;
 mod digests;
 mod dispatch;
+mod epochs;
 mod fitness;
 mod forwarding;
 mod freshness;
@@ -118,6 +125,7 @@ mod progress;
 mod proposer;
 mod random;
 mod reads;
+mod reconfigure;
 mod replica;
 mod requests;
 mod secondary;
@@ -129,7 +137,7 @@ mod view_manager;
 
 pub use acceptor::Acceptor;
 pub use digests::{DivergedPeer, Divergence, DivergenceKind, RefusedCopy};
-pub use ids::{RaiseId, ReadId, RequestId, TransferId};
+pub use ids::{RaiseId, ReadId, ReconfigureId, RequestId, TransferId};
 pub use input::Input;
 pub use learner::Learner;
 pub use level::RaiseError;
@@ -138,6 +146,7 @@ pub use options::CoreOptions;
 pub use output::{LogRead, Outgoing, Outputs, ReadPurpose, Refusal};
 pub use proposer::Proposer;
 pub use random::Jitter;
+pub use reconfigure::{MAX_OBSERVERS, MAX_VOTERS, MemberChange, ReconfigureError, Unready};
 pub use replica::{Replica, Start};
 pub use snapshot::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
 pub use status::ReplicaStatus;

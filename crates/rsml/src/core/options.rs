@@ -1,7 +1,7 @@
 //! The settings of a replica's core.
 
 use super::Membership;
-use crate::{LevelRange, ReplicaId};
+use crate::{FeatureLevel, LevelRange, ReplicaId};
 
 /// Times and sizes. All times are in microseconds, all sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,9 @@ pub struct CoreOptions {
     /// A primary raises the feature level by itself once all members have executed a higher one for
     /// this long. `None`: only when asked, or while nothing was ever written.
     pub raise_after_us: Option<u64>,
+    /// Epochs are sealed only if the cluster has this feature level: the first one whose programs
+    /// know what a seal forbids.
+    pub epochs_level: FeatureLevel,
     /// Differs from replica to replica; only timing depends on it.
     pub seed: u64,
 }
@@ -90,6 +93,7 @@ impl CoreOptions {
             levels: LevelRange::default(),
             level_heard_us: 10_000_000,
             raise_after_us: None,
+            epochs_level: FeatureLevel(2),
             seed,
         }
     }

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 
 use super::digests::Divergence;
-use super::ids::{RaiseId, ReadId, RequestId, TransferId};
+use super::ids::{RaiseId, ReadId, ReconfigureId, RequestId, TransferId};
 use super::level::RaiseError;
+use super::reconfigure::ReconfigureError;
 use super::snapshot::{InstallStep, SnapshotRead};
 use super::transfer::TransferError;
-use crate::{FeatureLevel, Message, Persist, ReplicaId, Sequence, View};
+use crate::{Epoch, FeatureLevel, Message, Persist, ReplicaId, Sequence, View};
 
 /// The receiver of entries that are read from storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +17,8 @@ pub enum ReadPurpose {
     Follow(ReplicaId),
     /// A candidate that adopts this replica's log.
     Fetch(ReplicaId),
+    /// A replica of an earlier epoch, which asked for the entries that end that epoch.
+    Committed(ReplicaId, Epoch),
     /// This replica, which has no entry in memory: the entries that follow the snapshot that it
     /// installs.
     Tail,
@@ -97,6 +100,9 @@ pub struct Outputs {
     /// Calls to raise the feature level that have ended: the level that is applied here now, or why
     /// it was not raised.
     pub raised: Vec<(RaiseId, Result<FeatureLevel, RaiseError>)>,
+    /// Changes of the members that have ended: the epoch that has begun with the members asked for,
+    /// or why it has not.
+    pub reconfigured: Vec<(ReconfigureId, Result<Epoch, ReconfigureError>)>,
     /// A peer has applied a feature level that this program does not execute, so this replica cannot
     /// follow any further: it must stop.
     pub too_new: Option<FeatureLevel>,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::acceptor::Staging;
 use super::choice::{Best, Choice, Promised, Source, choose_log, source};
+use super::epochs::cut_behind_seal;
 use super::progress::Progress;
 use super::proposer::{LogEnd, Proposer};
 use super::replica::Replica;
@@ -53,7 +54,7 @@ impl Replica {
         let view = View(message.view);
         self.views.observe_view(view);
         let promised = self.acceptor.promised();
-        if view.owner() != Some(from) || !self.is_voter() {
+        if view.owner() != Some(from) || !self.may_promise() {
             return;
         }
         if view < promised || (view == promised && self.acceptor.accepted_view() == view) {
@@ -158,6 +159,7 @@ impl Replica {
                 return;
             }
         };
+        assert!(best.last >= self.membership.since(), "a log was chosen that lacks entries of the epochs before");
         self.blocked = None;
         campaign.best = Some(best);
         let view = campaign.view;
@@ -304,11 +306,18 @@ impl Replica {
         let view = campaign.view;
         let end = self.log_end(from, &entries);
         let mut proposer = Proposer::new(view, best.last, best.accepted_view, end, self.now);
-        let no_op = self.first_value(&mut proposer, best.last).to_bytes();
         let mut entries = entries;
-        entries.push(no_op);
+        let next = self.epoch().next();
+        let is_sealed = self.acceptor.sealed().is_some_and(|seal| seal < from) || cut_behind_seal(&mut entries, next);
+        if is_sealed {
+            // Nothing follows the seal (rule M2): it is chosen once a quorum holds it in this view.
+            coverage!("epochs.seal_adopted");
+        } else {
+            entries.push(self.first_value(&mut proposer, best.last).to_bytes());
+        }
         self.acceptor.adopt(view, best.last, self.learner.commit(), from, entries);
-        assert_eq!(self.acceptor.log().last(), best.last.next(), "the adopted log ends elsewhere than it was promised");
+        let last = if is_sealed { best.last } else { best.last.next() };
+        assert_eq!(self.acceptor.log().last(), last, "the adopted log ends elsewhere than it was promised");
         let committed = campaign.promises.values().map(|p| p.commit).max().unwrap_or(Sequence::ZERO);
         self.learner.observe_commit(view, committed, &self.acceptor);
         for peer in self.membership.peers() {

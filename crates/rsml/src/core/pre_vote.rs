@@ -35,7 +35,7 @@ impl Replica {
         let is_busy = matches!(self.views.role(), Role::Primary | Role::Preparing(_));
         let is_asker_primary = self.views.primary() == Some(from);
         let is_quiet = self.views.is_quiet(self.now) || self.lease_forbids(from, View::BIRTH);
-        let granted = self.is_voter() && !is_busy && (is_asker_primary || !is_quiet);
+        let granted = self.may_promise() && !is_busy && (is_asker_primary || !is_quiet);
         if !granted {
             coverage!("liveness.pre_vote_denied");
         }

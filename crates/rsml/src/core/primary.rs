@@ -10,7 +10,7 @@ use super::proposer::Proposer;
 use super::replica::Replica;
 use super::{CoreOptions, LogRead, Outgoing, Outputs, ReadPurpose};
 use crate::message::{Accept, Accepted, Behind, Message, MessageHeader};
-use crate::{DiskId, Instant, ReplicaId, Sequence, View};
+use crate::{DiskId, FeatureLevel, Instant, ReplicaId, Sequence, View};
 
 /// The parts of an accept that are the same for all peers.
 struct AcceptContext<'a> {
@@ -90,6 +90,7 @@ impl Replica {
         let (view, adopted, adopted_view) = (proposer.view, proposer.adopted, proposer.adopted_view);
         let Some(progress) = proposer.peers.get_mut(&from).filter(|p| p.disk == sender.disk_id) else { return };
         progress.last_heard = now;
+        progress.highest_level = FeatureLevel::from_field(message.highest_level);
         progress.read_round = progress.read_round.max(message.read_round);
         progress.commit = progress.commit.max(Sequence(message.commit));
         if message.lease_from_us > 0 {
@@ -116,7 +117,7 @@ impl Replica {
 
     /// Packs waiting requests into values, as many as the pipeline has room for.
     pub(super) fn pack_values(&mut self) {
-        if self.is_draining() {
+        if self.is_draining() || self.is_sealed() {
             return;
         }
         let last = self.acceptor.log().last();
@@ -150,11 +151,14 @@ impl Replica {
     /// lower one any more.
     pub(super) fn choose(&mut self) {
         let quorum = self.membership.quorum();
+        let sealed = self.acceptor.sealed();
         let Some(proposer) = &self.proposer else { return };
         let view = proposer.view;
-        if let Some(chosen) = proposer.chosen(self.acceptor.vote(view), quorum) {
-            self.learner.observe_commit(view, chosen, &self.acceptor);
-        }
+        let sealing = sealed.map(|seal| (seal, self.options.epochs_level));
+        let Some(chosen) = proposer.chosen(self.acceptor.vote(view), quorum, sealing) else { return };
+        // Nothing behind a seal counts (rule M2).
+        let chosen = sealed.map_or(chosen, |seal| chosen.min(seal));
+        self.learner.observe_commit(view, chosen, &self.acceptor);
     }
 
     /// Whether an entry of the current view is chosen, so that the commit point covers everything

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{DiskId, Instant, Sequence, View};
+use crate::{DiskId, FeatureLevel, Instant, Sequence, View};
 
 /// After this many `retry_us` without progress, entries that are being read from storage are taken
 /// for lost.
@@ -63,6 +63,8 @@ pub struct Progress {
     pub disk: DiskId,
     /// Whether its answers are votes; an observer's are not.
     pub is_voter: bool,
+    /// The highest feature level that its program executes, as its last answer said.
+    pub highest_level: FeatureLevel,
     /// The next entry to send.
     pub next: Sequence,
     /// Entries through here are durable there in this view: its vote.
@@ -105,6 +107,7 @@ impl Progress {
         Progress {
             disk,
             is_voter: true,
+            highest_level: FeatureLevel::FIRST,
             next,
             matched: Sequence::ZERO,
             agreed_view,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::progress::Progress;
-use crate::value::{RequestBatch, Sessions, Value};
+use crate::value::{Reconfigure, RequestBatch, Sessions, Value};
 use crate::{Boot, DiskId, FeatureLevel, Instant, ReplicaId, Sequence, View};
 
 /// The answer of the proposer to requests.
@@ -185,6 +185,11 @@ impl Proposer {
         Value { raise_feature_level: to.0, ..self.value(now, Vec::new()) }
     }
 
+    /// A value of this view that ends the epoch, and holds nothing else.
+    pub fn sealing(&mut self, now: Instant, seal: Reconfigure) -> Value {
+        Value { reconfigure: Some(seal), ..self.value(now, Vec::new()) }
+    }
+
     /// Whether no request was ever proposed in this cluster.
     pub fn has_no_requests(&self) -> bool {
         self.sessions.is_empty()
@@ -199,8 +204,19 @@ impl Proposer {
     }
 
     /// The last sequence that a quorum holds durably in this view, given the primary's own vote.
-    pub fn chosen(&self, own: Option<Sequence>, quorum: usize) -> Option<Sequence> {
-        let mut votes: Vec<Sequence> = self.voters().map(|p| p.matched).chain(own).collect();
+    /// `sealing`: the seal of the epoch, and the feature level below which a peer's program does not
+    /// know what a seal forbids, so that its vote for it does not count (rule M12).
+    pub fn chosen(
+        &self,
+        own: Option<Sequence>,
+        quorum: usize,
+        sealing: Option<(Sequence, FeatureLevel)>,
+    ) -> Option<Sequence> {
+        let vote = |peer: &Progress| match sealing {
+            Some((seal, level)) if peer.highest_level < level => peer.matched.min(seal.previous()),
+            _ => peer.matched,
+        };
+        let mut votes: Vec<Sequence> = self.voters().map(vote).chain(own).collect();
         votes.sort_unstable_by(|a, b| b.cmp(a));
         votes.get(quorum - 1).copied().filter(|s| *s > Sequence::ZERO)
     }
@@ -334,16 +350,31 @@ mod tests {
             progress.matched = Sequence(matched);
             proposer.peers.insert(ReplicaId(id), progress);
         }
-        assert_eq!(proposer.chosen(Some(Sequence(6)), 2), Some(Sequence(6)));
-        assert_eq!(proposer.chosen(None, 2), Some(Sequence(4)));
-        assert_eq!(proposer.chosen(Some(Sequence(6)), 3), Some(Sequence(4)));
+        assert_eq!(proposer.chosen(Some(Sequence(6)), 2, None), Some(Sequence(6)));
+        assert_eq!(proposer.chosen(None, 2, None), Some(Sequence(4)));
+        assert_eq!(proposer.chosen(Some(Sequence(6)), 3, None), Some(Sequence(4)));
+    }
+
+    #[test]
+    fn a_program_that_does_not_know_seals_has_no_vote_for_one() {
+        let mut proposer = proposer();
+        let (seal, level) = (Sequence(9), FeatureLevel(2));
+        for id in [1, 2] {
+            let mut progress = Progress::streaming(DiskId(id.into()), Sequence(1), View::BIRTH, Instant(0));
+            progress.matched = seal;
+            progress.highest_level = FeatureLevel(u32::from(id));
+            proposer.peers.insert(ReplicaId(id), progress);
+        }
+        assert_eq!(proposer.chosen(Some(seal), 3, Some((seal, level))), Some(Sequence(8)), "2 of 3 know it");
+        assert_eq!(proposer.chosen(Some(seal), 2, Some((seal, level))), Some(seal));
+        assert_eq!(proposer.chosen(Some(seal), 3, None), Some(seal));
     }
 
     #[test]
     fn nothing_is_chosen_while_a_quorum_holds_nothing() {
         let mut proposer = proposer();
         proposer.peers.insert(ReplicaId(1), Progress::streaming(DiskId(1), Sequence(1), View::BIRTH, Instant(0)));
-        assert_eq!(proposer.chosen(Some(Sequence(6)), 2), None);
+        assert_eq!(proposer.chosen(Some(Sequence(6)), 2, None), None);
     }
 
     #[test]

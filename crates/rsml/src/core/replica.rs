@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::acceptor::Acceptor;
 use super::catch_up::CatchUp;
 use super::digests::{Digests, Divergence};
+use super::epochs::Epochs;
 use super::fitness::Fitness;
 use super::freshness::Freshness;
 use super::learner::Learner;
@@ -16,6 +17,7 @@ use super::log::Log;
 use super::membership::Membership;
 use super::proposer::Proposer;
 use super::reads::{Reader, Reads, first_round};
+use super::reconfigure::Reconfiguration;
 use super::requests::Requests;
 use super::secondary::Answer;
 use super::transfer::LeadershipTransfer;
@@ -23,8 +25,8 @@ use super::trimming::Retention;
 use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outputs, ReadPurpose, Refusal};
 use crate::message::Report;
-use crate::value::{ReplicatedState, Sessions, Value};
-use crate::{Boot, ClusterId, DiskId, FeatureLevel, HardState, Instant, Recovered, ReplicaId, Sequence, View};
+use crate::value::{Configuration, ReplicatedState, Sessions, Value};
+use crate::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, HardState, Instant, Recovered, ReplicaId, Sequence, View};
 
 /// Everything that a replica starts from.
 #[derive(Clone, Debug)]
@@ -78,6 +80,8 @@ pub struct Replica {
     /// A transfer of this primary's leadership in progress.
     pub(super) transfer: Option<LeadershipTransfer>,
     pub(super) raise: Raise,
+    pub(super) epochs: Epochs,
+    pub(super) reconfiguration: Reconfiguration,
     pub(super) freshness: Freshness,
     pub(super) bootstrap: Bootstrap,
 
@@ -188,7 +192,14 @@ impl Replica {
         // record (trimmed or lost), so this replica does not know the voters.
         let knows_no_voters =
             is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
-        let needs_database = recovered.first > state.sequence.next() || knows_no_voters;
+        // The epoch of the hard state is the truth: the database may lag behind it, and is brought
+        // there by the seals of the log. If one of them can't be read, this replica does not know
+        // the members of its epoch.
+        let configuration = match knows_no_voters {
+            true => None,
+            false => configuration_at(found.epoch, &state, &entries),
+        };
+        let needs_database = recovered.first > state.sequence.next() || (is_born && configuration.is_none());
         // Entries between the start of the log and the ones that were read count as lost.
         let read = Sequence(recovered.last.0 - entries.len() as u64);
         let mut lost = Log::new(read.next(), entries.clone()).hole_ranges();
@@ -202,16 +213,16 @@ impl Replica {
         assert!(needs_database || known <= applied, "entries between {applied} and {known} are missing");
         let log = Log::new(known.next(), entries);
         let mut membership = options.membership.clone();
-        membership.adopt(&state.configuration);
-        if let Some(birth) = log.get(Sequence::BIRTH) {
-            let birth = Value::from_bytes(birth.clone()).birth.expect("the first entry is the bootstrap record");
-            membership.adopt(&birth.configuration());
+        if let Some((first_voters, configuration)) = configuration.filter(|_| !needs_database) {
+            membership.adopt(&configuration);
+            membership.set_first_voters(&first_voters);
         }
+        let since = membership.since();
         let role = if is_born { Role::Secondary } else { Role::Unborn { empty_peers: BTreeMap::new() } };
         let boot = Boot(found.boot.0 + 1);
         let disk_id = if found.boot == Boot(0) { new_disk_id } else { found.disk_id };
         let first_round = first_round(disk_id, boot);
-        let views = ViewManager::new(
+        let mut views = ViewManager::new(
             role,
             now,
             options.election_min_us,
@@ -219,6 +230,7 @@ impl Replica {
             options.seed ^ boot.0,
             first_round,
         );
+        views.start_in(found.epoch);
         let lease_us = found.lease_us.max(options.lease_us);
         let log_holds_birth = applied >= Sequence::BIRTH || log.get(Sequence::BIRTH).is_some();
         let mut acceptor = Acceptor::new(found, found, log, lost);
@@ -229,7 +241,9 @@ impl Replica {
         });
         let mut learner = Learner::new(applied, found.promised);
         if is_born && log_holds_birth {
-            learner.install(Sequence::BIRTH.max(applied), found.promised);
+            // Everything through the seal before this epoch is chosen, as far as it is not lost.
+            let chosen = since.min(acceptor.log().sound_last());
+            learner.install(chosen.max(Sequence::BIRTH).max(applied), found.promised);
         }
         // The log that peers can get begins after every lost entry that the database has applied.
         // Lost entries beyond that are holes, which log repair fills.
@@ -262,9 +276,11 @@ impl Replica {
             catch_up,
             peers: PeerRecords::default(),
             fitness: Fitness::new(now),
-            leases: Leases::at_start(found.promised, now, lease_us, options.lease_us),
+            leases: Leases::at_start(found.promised, found.epoch, now, lease_us, options.lease_us),
             transfer: None,
             raise: Raise::default(),
+            epochs: Epochs::default(),
+            reconfiguration: Reconfiguration::default(),
             freshness: Freshness::default(),
             bootstrap: Bootstrap { new_cluster_id, is_unannounced: false },
             timers: Timers::new(now),
@@ -314,6 +330,7 @@ impl Replica {
             Input::CancelRead(id) => self.reads.cancel(id),
             Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
             Input::Raise { id, to, deadline } => self.raise_level(id, to, deadline),
+            Input::Reconfigure { id, change, deadline } => self.reconfigure(id, change, deadline),
             Input::Eligible(is_eligible) => self.set_eligible(is_eligible),
             Input::Space(has_space) => self.set_space(has_space),
             Input::AmpleSpace(has_ample_space) => self.retention.has_ample_space = has_ample_space,
@@ -352,6 +369,7 @@ impl Replica {
         }
         self.forward_requests();
         self.choose();
+        self.enter_epochs();
         self.advance_transfer();
         self.propose_raise();
         self.pack_values();
@@ -387,6 +405,8 @@ impl Replica {
         self.watch_disk();
         self.tick_transfer();
         self.tick_level();
+        self.tick_reconfiguration();
+        self.tick_epochs();
         self.tick_catch_up();
         self.requests.retry(self.now, self.options.retry_us);
         self.retry_reads();
@@ -424,6 +444,7 @@ impl Replica {
 
     fn after_durable(&mut self) {
         self.announce_birth();
+        self.say_farewell();
         self.ask_for_promises();
     }
 
@@ -432,6 +453,15 @@ impl Replica {
             return;
         }
         let Some((from, to)) = self.learner.deliverable(&self.acceptor) else { return };
+        // The database never gets ahead of the durable epoch.
+        let to = match self.acceptor.sealed() {
+            Some(seal) => to.min(seal.previous()),
+            None if self.acceptor.durable().epoch < self.epoch() => to.min(self.membership.since().previous()),
+            None => to,
+        };
+        if to < from {
+            return;
+        }
         for sequence in from.0..=to.0 {
             let sequence = Sequence(sequence);
             let entry = self.acceptor.log().get(sequence).expect("what is not applied is in memory");
@@ -452,6 +482,7 @@ impl Replica {
         match read.purpose {
             ReadPurpose::Fetch(peer) => self.fetch_read(peer, read, entries),
             ReadPurpose::Follow(peer) => self.replicate_read(peer, read, entries),
+            ReadPurpose::Committed(peer, epoch) => self.committed_read(peer, epoch, &read, entries),
             ReadPurpose::Tail => self.tail_read(&read, entries),
         }
     }
@@ -486,4 +517,29 @@ impl Replica {
             }
         }
     }
+}
+
+/// The voters with which the cluster began, and the members in `epoch`: those of the database's
+/// state, brought there by the seals in the entries that it has not applied. `None` if one of those
+/// is missing.
+fn configuration_at(
+    epoch: Epoch,
+    state: &ReplicatedState,
+    entries: &[Option<Bytes>],
+) -> Option<(BTreeMap<ReplicaId, DiskId>, Configuration)> {
+    let mut state = state.clone();
+    assert!(state.configuration.epoch <= epoch, "the database is of a later epoch than the log, which is of {epoch}");
+    for (sequence, entry) in (state.sequence.next().0..).map(Sequence).zip(entries) {
+        if state.configuration.epoch == epoch {
+            break;
+        }
+        let value = Value::from_bytes(entry.clone()?);
+        if let Some(birth) = &value.birth {
+            state.be_born(birth);
+        }
+        if let Some(seal) = &value.reconfigure {
+            state.reconfigure(seal, sequence);
+        }
+    }
+    (state.configuration.epoch == epoch).then_some((state.first_voters, state.configuration))
 }

@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 
+use super::acceptor::Staging;
+use super::epochs::cut_behind_seal;
 use super::replica::Replica;
 use crate::message::{Accept, Accepted, Message, Refuse};
+use crate::value::sealed_epoch;
 use crate::{ReplicaId, Sequence, View};
 
 /// The next answer to the primary.
@@ -40,21 +43,24 @@ impl Replica {
             return;
         }
         self.follow(view, from);
-        let lease_from_us = self.grant_lease(&message);
-        let answer = &mut self.replies.answer;
-        answer.due |= message.answer || message.read_round > answer.read_round || message.probe > answer.probe;
-        answer.read_round = answer.read_round.max(message.read_round);
-        answer.probe = answer.probe.max(message.probe);
-        answer.lease_from_us = answer.lease_from_us.max(lease_from_us);
+        let mut entries = entries;
+        cut_behind_seal(&mut entries, self.epoch().next());
         let fits = if self.acceptor.accepted_view() == view {
             self.extend(view, Sequence(message.from), entries)
         } else {
             self.synchronise(view, &message, entries)
         };
-        if !fits {
-            self.replies.answer.gap = true;
-            self.replies.answer.due = true;
-        }
+        // With a seal in the log, no lease is granted and no read round confirmed that comes from
+        // now on (rule M8): not even one that comes with the seal.
+        let is_sealed = self.is_sealed();
+        let (lease_from_us, read_round) =
+            if is_sealed { (0, 0) } else { (self.grant_lease(&message), message.read_round) };
+        let answer = &mut self.replies.answer;
+        answer.due |= message.answer || read_round > answer.read_round || message.probe > answer.probe || !fits;
+        answer.read_round = answer.read_round.max(read_round);
+        answer.probe = answer.probe.max(message.probe);
+        answer.lease_from_us = answer.lease_from_us.max(lease_from_us);
+        answer.gap |= !fits;
         self.learner.observe_commit(view, Sequence(message.commit), &self.acceptor);
         self.observe_freshness(Sequence(message.commit));
     }
@@ -91,9 +97,14 @@ impl Replica {
             }
             fresh = beyond;
         }
-        if !fresh.is_empty() {
-            self.acceptor.append(view, fresh);
+        if fresh.is_empty() {
+            return true;
         }
+        if self.is_sealed() {
+            coverage!("epochs.refused_behind_seal");
+            return true;
+        }
+        self.acceptor.append(view, fresh);
         true
     }
 
@@ -110,6 +121,10 @@ impl Replica {
         let committed = (commit.next().0).saturating_sub(from.0) as usize;
         let entries = entries.into_iter().skip(committed).collect();
         let adopted = Sequence(message.adopted);
+        let is_sealed = |staged: &Staging| {
+            staged.view == view && staged.entries.last().and_then(sealed_epoch) == Some(self.epoch().next())
+        };
+        let entries = if self.acceptor.staging().is_some_and(is_sealed) { Vec::new() } else { entries };
         if !self.acceptor.stage(view, adopted, from.max(commit.next()), entries) {
             return false;
         }
@@ -188,6 +203,7 @@ impl Replica {
             probe: answer.probe,
             gap: std::mem::take(&mut answer.gap),
             lease_from_us: answer.lease_from_us,
+            highest_level: self.options.levels.highest.to_field(),
         };
         self.send(primary, Message::Accepted(accepted), Vec::new());
     }

@@ -7,7 +7,7 @@ use super::replica::Replica;
 use super::snapshot::CopyStatus;
 use crate::message::MessageHeader;
 use crate::message::{Levels, Report};
-use crate::value::{DigestAt, Value};
+use crate::value::{Configuration, DigestAt, Value};
 use crate::{Boot, DiskId, FeatureLevel, LevelRange, Message, ReplicaId, Sequence, View};
 
 use super::level::RaiseError;
@@ -22,8 +22,17 @@ pub struct ReplicaStatus {
     /// The cluster that it belongs to; [`ClusterId::NONE`](crate::ClusterId::NONE) while it is
     /// unborn.
     pub cluster_id: crate::ClusterId,
-    /// The number of its configuration.
+    /// The epoch in which it acts.
     pub epoch: crate::Epoch,
+    /// The configuration of that epoch.
+    pub configuration: Configuration,
+    /// Its log holds the seal of that epoch, which is not known as chosen yet: it is about to enter
+    /// the next one.
+    pub is_sealed: bool,
+    /// It is no member any more, and the others can do without it: it may be stopped.
+    pub is_retired: bool,
+    /// It leads, and these disks of its peers follow.
+    pub disks: BTreeMap<ReplicaId, DiskId>,
     /// The disk on which it keeps its log.
     pub disk_id: DiskId,
     /// How often that disk has been started.
@@ -104,6 +113,10 @@ impl Replica {
             role: self.views.role_name(),
             cluster_id: hard.cluster_id,
             epoch: hard.epoch,
+            configuration: self.membership.configuration().clone(),
+            is_sealed: self.is_sealed(),
+            is_retired: self.is_retired(),
+            disks: self.following_disks(),
             disk_id: hard.disk_id,
             boot: hard.boot,
             view: hard.promised,
@@ -140,6 +153,11 @@ impl Replica {
         }
     }
 
+    fn following_disks(&self) -> BTreeMap<ReplicaId, DiskId> {
+        let peers = self.proposer.iter().flat_map(|proposer| &proposer.peers);
+        peers.map(|(id, progress)| (*id, progress.disk)).collect()
+    }
+
     /// Whether a read asked for now would find a primary that can serve it, as far as this replica
     /// knows.
     pub fn is_ready_to_read(&self) -> bool {
@@ -163,8 +181,17 @@ impl Replica {
 
     /// Sends the peers a report of this replica.
     pub(super) fn send_report(&mut self) {
+        let digests = self.digests.publish().into_iter().map(DigestAt::from).collect();
+        let report = self.own_report(digests);
+        for peer in self.membership.contacts().into_keys() {
+            self.send(peer, Message::Report(Box::new(report.clone())), Vec::new());
+        }
+    }
+
+    /// The state of this replica, for its peers, with these digests.
+    pub(super) fn own_report(&self, digests: Vec<DigestAt>) -> Report {
         let copy = self.copy_status();
-        let report = Report {
+        Report {
             view: self.acceptor.promised().0,
             last: self.acceptor.log().last().0,
             commit: self.learner.commit().0,
@@ -184,11 +211,10 @@ impl Replica {
             copy_total: copy.as_ref().map_or(0, |copy| copy.total),
             copy_source: copy.as_ref().map_or(0, |copy| u32::from(copy.source.0) + 1),
             log_grown: self.stored.log_grown,
-            digests: self.digests.publish().into_iter().map(DigestAt::from).collect(),
+            digests,
             levels: Levels::field(self.options.levels),
             feature_level: self.applied.level.to_field(),
-        };
-        self.send_all(Message::Report(Box::new(report)));
+        }
     }
 
     /// Takes the report of a peer.
@@ -196,6 +222,7 @@ impl Replica {
         let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
         self.note_levels(sender.replica, sender.disk_id, report.level_range());
         self.note_applied_level(report.level());
+        self.note_begun(sender.epoch, Sequence(report.commit));
         self.digests.observe(sender, Sequence(report.inherited), digests, &self.membership);
         self.peers.reports.insert(sender.replica, report);
     }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Jitter;
 use super::choice::{Best, Promises};
-use crate::{DiskId, Instant, ReplicaId, View};
+use crate::{DiskId, Epoch, Instant, ReplicaId, View};
 
 /// Phase 1 in progress: this replica stands for election in `view`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -228,9 +228,23 @@ impl ViewManager {
 
     // --- views ---
 
-    /// Notes a view that was heard of.
+    /// This replica acts in `epoch` from now on: views of earlier epochs do not count any more.
+    pub fn enter(&mut self, epoch: Epoch, now: Instant) {
+        self.start_in(epoch);
+        self.timer.quiet_until = now;
+        self.timer.start(now);
+    }
+
+    /// This replica starts, and acts in `epoch`.
+    pub fn start_in(&mut self, epoch: Epoch) {
+        self.highest_seen = View::floor_of(epoch);
+    }
+
+    /// Notes a view that was heard of. One of another epoch says nothing about this one.
     pub fn observe_view(&mut self, view: View) {
-        self.highest_seen = self.highest_seen.max(view);
+        if view.epoch() == self.highest_seen.epoch() {
+            self.highest_seen = self.highest_seen.max(view);
+        }
     }
 
     /// The view that `me` would stand in now: above the one it has promised, and above all that it

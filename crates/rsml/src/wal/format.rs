@@ -1,10 +1,10 @@
-//! Format version 2 of a group, which one sync makes durable. All numbers are little-endian.
+//! Format version 3 of a group, which one sync makes durable. All numbers are little-endian.
 //!
 //! ```text
 //! header    512 bytes, one sector: written whole or not at all
 //!   0  magic 8 | format version 4 | CRC32C 4 of the sector, this field taken as 0     (the same in every version)
 //!  16  segment number 8 | segment id 8 | group number 8 | group bytes 8
-//!  48  records 4 | entries 4 | CRC32C of the table 4 | flags 4 (1: there is a hard state)
+//!  48  records 4 | entries 4 | CRC32C of the table 4 | flags 4 (1: there is a hard state, 2: an entry is a seal)
 //!  64  payload bytes 8 | last sequence before 8 | last sequence after 8
 //!  88  lowest sequence changed 8 (0: none) | the same of the group before 8
 //! 104  hard state: cluster id 16 | epoch 8 | disk id 16 | boot 8 | promised 8 | accepted view 8
@@ -12,7 +12,8 @@
 //! 192  number of sectors of the group that are zeros 8
 //! 200  the newest truncations before this group, newest first, 8 times:
 //!      group number 8 | lowest sequence removed 8 (zeros: none)
-//! 328  longest lease that may run 8 (the last field of the hard state; 0: not known) | zeros
+//! 328  longest lease that may run 8 (0: not known) | view in which the end of the epoch before was learned 8 (0: not
+//!      known); both belong to the hard state | zeros
 //! table     per record: from 8 | entries 4 | flags 4 (1: truncate, 2: base); then per entry: length 4 | CRC32C 4
 //! payload   the entries, without gaps
 //! padding   zeros up to a multiple of 4,096 bytes
@@ -24,13 +25,20 @@
 //! A write is one record, or two if it sets a base: the first one then has the base as `from`, and
 //! nothing else. Programs that do not know the longest lease write zeros there, and ignore
 //! everything after the truncations. In version 1 there are no bases, and only zeros from offset
-//! 168 on. Groups of version 1 may precede groups of version 2.
+//! 168 on. Groups of lower versions may precede groups of higher ones.
+//!
+//! Version 3 differs from version 2 only in its meaning: the group holds a seal, or the replica has
+//! entered an epoch after the first one. Programs that do not know what they may no longer do then
+//! must not start. All other groups are written as version 2.
 
 use std::array;
 
+use crate::value::sealed_epoch;
 use crate::{Boot, ClusterId, DiskId, Epoch, HardState, Persist, Sequence, View};
 
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
+/// Written by a replica in the first epoch, as long as its log holds no seal.
+const FIRST_EPOCH_VERSION: u32 = 2;
 const OLDEST_VERSION: u32 = 1;
 /// Groups start and end on multiples of this.
 pub(super) const BLOCK_BYTES: u64 = 4096;
@@ -45,6 +53,7 @@ pub(super) const ENTRY_BYTES: usize = 8;
 pub(super) const GREATEST: u64 = 1 << 62;
 const TRUNCATIONS_KEPT: usize = 8;
 const FLAG_HARD_STATE: u32 = 1;
+const FLAG_SEAL: u32 = 2;
 const FLAG_TRUNCATE: u32 = 1;
 const FLAG_BASE: u32 = 2;
 
@@ -64,6 +73,8 @@ pub(super) struct GroupHeader {
     pub record_count: u32,
     pub entry_count: u32,
     pub table_crc: u32,
+    /// An entry of the group has the form of a seal.
+    pub holds_seal: bool,
     pub payload_bytes: u64,
     pub last_before: Sequence,
     pub last_after: Sequence,
@@ -145,10 +156,14 @@ impl GroupHeader {
 
     pub fn encode(&self) -> [u8; SECTOR_BYTES] {
         let hard_state = self.hard_state.unwrap_or_default();
+        let is_of_first_epoch = hard_state.epoch <= Epoch::FIRST && !self.holds_seal;
+        let version = if is_of_first_epoch { FIRST_EPOCH_VERSION } else { VERSION };
+        let flags = if self.hard_state.is_some() { FLAG_HARD_STATE } else { 0 }
+            | if self.holds_seal { FLAG_SEAL } else { 0 };
         let mut sector = [0; SECTOR_BYTES];
         let mut out = FieldWriter { bytes: &mut sector, at: 0 };
         out.put(&MAGIC);
-        out.put(&VERSION.to_le_bytes());
+        out.put(&version.to_le_bytes());
         out.put(&[0; 4]);
         out.put_u64s(&[
             self.position.segment_number,
@@ -159,7 +174,7 @@ impl GroupHeader {
         out.put(&self.record_count.to_le_bytes());
         out.put(&self.entry_count.to_le_bytes());
         out.put(&self.table_crc.to_le_bytes());
-        out.put(&(if self.hard_state.is_some() { FLAG_HARD_STATE } else { 0 }).to_le_bytes());
+        out.put(&flags.to_le_bytes());
         out.put_u64s(&[self.payload_bytes, self.last_before.0, self.last_after.0]);
         out.put_u64s(&[self.lowest_changed.0, self.previous_lowest_changed.0]);
         out.put(&hard_state.cluster_id.0.to_le_bytes());
@@ -174,7 +189,7 @@ impl GroupHeader {
                 .0
                 .iter()
                 .for_each(|truncation| out.put_u64s(&[truncation.group_number, truncation.from.0]));
-            out.put_u64s(&[hard_state.lease_us]);
+            out.put_u64s(&[hard_state.lease_us, hard_state.ended_view.0]);
         }
         let crc = crc32c::crc32c(&sector);
         sector[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -208,13 +223,14 @@ impl GroupHeader {
             GroupPosition { segment_number: input.u64(), segment_id: input.u64(), group_number: input.u64() };
         let group_bytes = input.u64();
         let (record_count, entry_count, table_crc) = (input.u32(), input.u32(), input.u32());
-        let has_hard_state = input.u32() & FLAG_HARD_STATE != 0;
+        let flags = input.u32();
         let mut header = GroupHeader {
             position,
             group_bytes,
             record_count,
             entry_count,
             table_crc,
+            holds_seal: flags & FLAG_SEAL != 0,
             payload_bytes: input.u64(),
             last_before: Sequence(input.u64()),
             last_after: Sequence(input.u64()),
@@ -229,8 +245,9 @@ impl GroupHeader {
                 accepted_view: View(input.u64()),
                 generation: input.u64(),
                 lease_us: 0,
+                ended_view: View::BIRTH,
             })
-            .filter(|_| has_hard_state),
+            .filter(|_| flags & FLAG_HARD_STATE != 0),
             context: Some(Context {
                 first_after: Sequence(input.u64()),
                 segment_bytes: input.u64(),
@@ -242,8 +259,8 @@ impl GroupHeader {
             })
             .filter(|_| version > 1),
         };
-        let lease_us = input.u64();
-        header.hard_state.iter_mut().for_each(|hard_state| hard_state.lease_us = lease_us);
+        let (lease_us, ended_view) = (input.u64(), View(input.u64()));
+        header.hard_state = header.hard_state.map(|found| HardState { lease_us, ended_view, ..found });
         header
     }
 
@@ -379,6 +396,7 @@ pub(super) fn encode_group(mut header: GroupHeader, writes: &[Persist], buffer: 
     header.record_count = records;
     header.entry_count = u32::try_from(entries().count()).expect("a group has fewer than 2^32 entries");
     header.table_crc = crc32c::crc32c(&buffer[start + SECTOR_BYTES..]);
+    header.holds_seal = entries().any(|entry| sealed_epoch(entry).is_some());
     let payload_offset = buffer.len();
     for entry in entries() {
         buffer.extend_from_slice(entry);

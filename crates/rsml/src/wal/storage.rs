@@ -207,6 +207,7 @@ impl WalStorage {
             record_count: 0,
             entry_count: 0,
             table_crc: 0,
+            holds_seal: false,
             payload_bytes: 0,
         };
         let length = usize::try_from(group_bytes(writes)).expect("a group is shorter than the address space");

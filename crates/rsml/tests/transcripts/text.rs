@@ -120,6 +120,10 @@ pub fn message_text(message: &Message, payload: &[Bytes]) -> String {
         }
         Message::Report(_) => "report".into(),
         Message::Transfer(m) => format!("stand now: {} hands over", view(m.view)),
+        Message::Ended(m) => format!("epoch {} has begun, behind {} of {}", m.epoch, m.since, view(m.view)),
+        Message::EndedRequest(_) => "is my epoch over?".into(),
+        Message::CommittedRequest(m) => format!("chosen entries from {}?", m.from),
+        Message::Committed(m) => format!("chosen by {}{}", view(m.view), entries(m.from)),
         Message::Resign(m) => format!("leads {} no more", view(m.view)),
         Message::Behind(m) => format!("get a snapshot: entries before {} are gone", m.first),
         Message::SnapshotRequest(m) => format!("snapshot from byte {}, through {} at least", m.offset, m.at_least),

@@ -107,8 +107,8 @@ fn the_minority_stops_and_names_sequence_digests_and_the_replicas_that_agree() {
 #[test]
 fn the_majority_is_one_of_the_voters_and_not_of_all_members() {
     let mut digests = digests(5, &[(1024, 0xA)]);
-    let disks = (0..3).map(|id| (ReplicaId(id), DiskId(u128::from(id)))).collect();
-    digests.membership.adopt(&crate::Configuration { epoch: Epoch(1), disks });
+    let voters = (0..3).map(|id| (ReplicaId(id), DiskId(u128::from(id)))).collect();
+    digests.membership.adopt(&crate::BirthRecord::new(ClusterId(1), &voters).configuration());
     report(&mut digests, 1, 1, &[(1024, 0xB)]);
     assert_eq!(digests.verdict(), None, "one against one decides nothing");
     report(&mut digests, 2, 1, &[(1024, 0xB)]);

@@ -66,6 +66,7 @@ fn finished(lone: &mut Lone, sequence: u64) -> Outputs {
         cluster_id: CLUSTER,
         sequence: Sequence(sequence),
         configuration: birth_record().configuration(),
+        first_voters: birth_record().configuration().voters().collect(),
         ..ReplicatedState::default()
     };
     let generation = lone.replica.status().copy.expect("a snapshot is fetched").generation;

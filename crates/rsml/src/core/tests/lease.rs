@@ -28,7 +28,7 @@ fn a_lease_forbids_promises_until_its_last_microsecond_and_not_at_its_end() {
 
 #[test]
 fn a_replica_that_has_promised_no_view_has_granted_no_lease() {
-    assert_eq!(Leases::at_start(View::BIRTH, Instant(0), LEASE_US, LEASE_US).granted, None);
+    assert_eq!(Leases::at_start(View::BIRTH, Epoch::FIRST, Instant(0), LEASE_US, LEASE_US).granted, None);
     let mut lone = with_leases(View::BIRTH);
     assert!(is_promised(&mut lone, 1));
 }

@@ -103,6 +103,7 @@ impl Lone {
             cluster_id: CLUSTER,
             sequence: Sequence(applied),
             configuration: birth_record().configuration(),
+            first_voters: birth_record().configuration().voters().collect(),
             ..ReplicatedState::default()
         };
         let last = start.recovered.last.0;

@@ -579,11 +579,11 @@ fn a_log_with_a_damaged_middle_continues_and_is_repaired_and_trimmed() {
 fn another_format_version_is_reported_as_such() {
     let disk = three_groups();
     let mut sector = disk.contents(FIRST)[..512].to_vec();
-    sector[8] = 3;
+    sector[8] = 4;
     sector[12..16].fill(0);
     let crc = crc32c::crc32c(&sector);
     sector[12..16].copy_from_slice(&crc.to_le_bytes());
     disk.overwrite(FIRST, 0, &sector);
-    let error = recover(&disk, SEGMENT_BYTES).expect_err("version 3 is unknown");
-    assert!(matches!(error, StorageError::Version { found: 3, known: 2, .. }), "{error}");
+    let error = recover(&disk, SEGMENT_BYTES).expect_err("version 4 is unknown");
+    assert!(matches!(error, StorageError::Version { found: 4, known: 3, .. }), "{error}");
 }

@@ -25,6 +25,7 @@ fn group(last: u64, write: &Persist) -> (Vec<u8>, GroupHeader) {
         record_count: 0,
         entry_count: 0,
         table_crc: 0,
+        holds_seal: false,
         payload_bytes: 0,
         last_before: Sequence(last),
         last_after: Sequence(last),

@@ -77,6 +77,7 @@ fn hard_state(number: u64) -> HardState {
         accepted_view: View(number / 2),
         generation: number / 3,
         lease_us: number % 7,
+        ended_view: View::BIRTH,
     }
 }
 

@@ -1,0 +1,273 @@
+//! Changes of the members: when a primary may propose the seal of its epoch (rules M6, M11 and
+//! M12).
+//!
+//! - **M6** The primary proposes a seal only if the first entry of its view is chosen, the caller
+//!   expects the present epoch, and no transfer of leadership is in progress.
+//! - **M11** So that a change does not stop the cluster, the new voters must be there and close
+//!   behind; a caller may force the change past these checks. None of them is needed for safety.
+//! - **M12** A program that knows nothing of seals confirms reads behind one. So the feature level
+//!   must be one that only programs execute which know them, and a vote for a seal counts only from
+//!   such a program ([`Proposer::chosen`](super::Proposer::chosen)).
+//!
+//! Before it proposes the seal, the primary gives up its leases for the rest of its view (rule M8).
+
+use std::collections::BTreeSet;
+
+use super::ReconfigureId;
+use super::replica::Replica;
+use crate::value::{Members, Reconfigure};
+use crate::{DiskId, Epoch, FeatureLevel, Instant, ReplicaId, Sequence};
+
+/// Maximum number of voters.
+pub const MAX_VOTERS: usize = 7;
+/// Maximum number of members without a vote.
+pub const MAX_OBSERVERS: usize = 8;
+/// New voters must have been heard from within this time.
+const HEARD_WITHIN_US: u64 = 1_000_000;
+/// New voters must lack no more than this of the log.
+const CLOSE_BYTES: usize = 1 << 20;
+
+/// Why the members are not changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum ReconfigureError {
+    /// This replica does not lead.
+    #[error("this replica does not lead: {}", super::transfer::whom_to_ask(*.primary))]
+    NotPrimary {
+        /// The replica that leads, as far as it is known.
+        primary: Option<ReplicaId>,
+    },
+    /// The members were changed meanwhile.
+    #[error("the members are those of epoch {present}, and the change is meant for epoch {expected}: look at them again")]
+    OtherEpoch {
+        /// The present epoch.
+        present: Epoch,
+        /// The epoch that the caller expects.
+        expected: Epoch,
+    },
+    /// Another change is in progress.
+    #[error("the members are being changed already: wait until that is done")]
+    UnderWay,
+    /// The primary has only just begun to lead.
+    #[error("the primary is not established yet: try again in a moment")]
+    NotEstablished,
+    /// A transfer of leadership is in progress.
+    #[error("leadership is being transferred to replica {0}: try again when that is over")]
+    TransferUnderWay(ReplicaId),
+    /// The cluster's feature level is too low.
+    #[error("members can be changed from feature level {needed} on, and the cluster has level {present}: raise it first")]
+    LevelTooLow {
+        /// The present level.
+        present: FeatureLevel,
+        /// The level needed.
+        needed: FeatureLevel,
+    },
+    /// A voter runs a program that does not know such changes, or has not applied their level yet.
+    #[error("replica {0} has not applied feature level {1} yet: wait for it, or upgrade it")]
+    LevelNotApplied(ReplicaId, FeatureLevel),
+    /// Too few or too many voters.
+    #[error("{0} members would vote; allowed: 1 to {MAX_VOTERS}")]
+    VoterCount(usize),
+    /// Too many members that do not vote.
+    #[error("{0} members would follow without a vote; allowed: up to {MAX_OBSERVERS}")]
+    ObserverCount(usize),
+    /// A disk is named under two numbers.
+    #[error("disk {0} would vote under two numbers")]
+    DiskTwice(DiskId),
+    /// The members stay the same.
+    #[error("these are the members already")]
+    Unchanged,
+    /// Too few of the new voters were heard from and are close behind.
+    #[error(
+        "only {ready} of {voters} new voters are ready, and {needed} are needed: {}",
+        describe(*.example)
+    )]
+    NotReady {
+        /// How many are ready.
+        ready: usize,
+        /// How many would vote.
+        voters: usize,
+        /// How many must be ready.
+        needed: usize,
+        /// One that is not, and why.
+        example: (ReplicaId, Unready),
+    },
+    /// The change was not seen to be done in time. It may still be.
+    #[error("the change is not known to be done yet: look at the members, and try again if they are the former ones")]
+    TimedOut,
+    /// Other members were agreed on.
+    #[error("another change came first: look at the members again")]
+    Superseded,
+    /// The replica has stopped.
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a new voter is not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unready {
+    /// It was not heard from lately.
+    Silent,
+    /// Another disk is in the place of the one that shall vote.
+    OtherDisk,
+    /// It lacks too much of the log.
+    Behind,
+}
+
+fn describe((replica, why): (ReplicaId, Unready)) -> String {
+    match why {
+        Unready::Silent => format!("replica {replica} was not heard from lately; start it"),
+        Unready::OtherDisk => format!("replica {replica} has another disk than the one that shall vote"),
+        Unready::Behind => format!("replica {replica} is still catching up; wait for it"),
+    }
+}
+
+/// A change that a local caller wants.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MemberChange {
+    /// The epoch whose members are replaced.
+    pub expected: Epoch,
+    /// The new members, all of them.
+    pub members: Members,
+    /// Skips the checks of rule M11 that only keep the cluster running.
+    pub force: bool,
+}
+
+/// A caller that waits until the new epoch has begun here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Caller {
+    id: ReconfigureId,
+    epoch: Epoch,
+    members: Members,
+    deadline: Instant,
+}
+
+/// The change that this replica has proposed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Reconfiguration {
+    caller: Option<Caller>,
+}
+
+impl Replica {
+    /// A local caller wants other members.
+    pub(super) fn reconfigure(&mut self, id: ReconfigureId, change: MemberChange, deadline: Instant) {
+        if let Err(error) = self.check_change(&change) {
+            return self.outputs.reconfigured.push((id, Err(error)));
+        }
+        coverage!("epochs.seal_proposed");
+        let epoch = change.expected.next();
+        let seal = Reconfigure::new(epoch, &change.members);
+        let (now, Some(proposer)) = (self.now, self.proposer.as_mut()) else { return };
+        let (view, value) = (proposer.view, proposer.sealing(now, seal));
+        self.revoke_lease(view);
+        self.counters.proposals += 1;
+        self.acceptor.append(view, vec![value.to_bytes()]);
+        self.reconfiguration.caller = Some(Caller { id, epoch, members: change.members, deadline });
+    }
+
+    /// Whether this primary may propose this change now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_change(&self, change: &MemberChange) -> Result<(), ReconfigureError> {
+        let Some(level) = self.proposer.as_ref().map(|proposer| proposer.level) else {
+            return Err(ReconfigureError::NotPrimary { primary: self.primary() });
+        };
+        let (present, expected) = (self.epoch(), change.expected);
+        if present != expected {
+            return Err(ReconfigureError::OtherEpoch { present, expected });
+        }
+        if self.is_sealed() || self.reconfiguration.caller.is_some() {
+            return Err(ReconfigureError::UnderWay);
+        }
+        if !self.is_established() {
+            return Err(ReconfigureError::NotEstablished);
+        }
+        if let Some(to) = self.transfer_target() {
+            return Err(ReconfigureError::TransferUnderWay(to));
+        }
+        let needed = self.options.epochs_level;
+        if level.min(self.applied.level) < needed {
+            return Err(ReconfigureError::LevelTooLow { present: self.applied.level, needed });
+        }
+        check_shape(&change.members)?;
+        if change.members == self.membership.configuration().members {
+            return Err(ReconfigureError::Unchanged);
+        }
+        if change.force { Ok(()) } else { self.check_readiness(&change.members) }
+    }
+
+    fn check_readiness(&self, members: &Members) -> Result<(), ReconfigureError> {
+        let voters = || members.iter().filter_map(|(id, member)| Some((*id, member.voting_disk()?)));
+        let needed = self.options.epochs_level;
+        let lacks_level = |id: &ReplicaId| {
+            let report = self.peers.reports.get(id);
+            *id != self.options.me && report.is_some_and(|report| report.level() < needed)
+        };
+        let all = self.membership.voters().chain(voters().map(|(id, _)| id));
+        if let Some(id) = all.into_iter().find(lacks_level) {
+            return Err(ReconfigureError::LevelNotApplied(id, needed));
+        }
+        let count = voters().count();
+        let quorum = count / 2 + 1;
+        let needed = if count > 2 { quorum + 1 } else { quorum };
+        let unready: Vec<_> = voters().filter_map(|(id, disk)| Some((id, self.unready(id, disk)?))).collect();
+        let ready = count - unready.len();
+        match unready.first() {
+            Some(example) if ready < needed => {
+                Err(ReconfigureError::NotReady { ready, voters: count, needed, example: *example })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why that disk could not vote in a new epoch at once.
+    fn unready(&self, id: ReplicaId, disk: DiskId) -> Option<Unready> {
+        if id == self.options.me {
+            return (disk != self.acceptor.hard().disk_id).then_some(Unready::OtherDisk);
+        }
+        let progress = self.proposer.as_ref().and_then(|proposer| proposer.peers.get(&id));
+        let Some(progress) = progress.filter(|p| self.now.since_us(p.last_heard) < HEARD_WITHIN_US) else {
+            return Some(Unready::Silent);
+        };
+        if progress.disk != disk {
+            return Some(Unready::OtherDisk);
+        }
+        let is_close = progress.matched > Sequence::ZERO
+            && self.acceptor.log().bytes_behind(progress.matched).is_some_and(|bytes| bytes <= CLOSE_BYTES);
+        (!is_close).then_some(Unready::Behind)
+    }
+
+    /// A new epoch was entered: it is the one that the caller wanted, or another one.
+    pub(super) fn finish_reconfiguration(&mut self) {
+        let epoch = self.epoch();
+        let Some(caller) = self.reconfiguration.caller.take_if(|caller| caller.epoch <= epoch) else { return };
+        let is_as_wanted = caller.epoch == epoch && caller.members == self.membership.configuration().members;
+        let result = if is_as_wanted { Ok(epoch) } else { Err(ReconfigureError::Superseded) };
+        self.outputs.reconfigured.push((caller.id, result));
+    }
+
+    /// Each tick: ends a call whose time is over.
+    pub(super) fn tick_reconfiguration(&mut self) {
+        let now = self.now;
+        if let Some(caller) = self.reconfiguration.caller.take_if(|caller| now >= caller.deadline) {
+            self.outputs.reconfigured.push((caller.id, Err(ReconfigureError::TimedOut)));
+        }
+    }
+}
+
+/// Whether these could be the members of a cluster at all.
+fn check_shape(members: &Members) -> Result<(), ReconfigureError> {
+    let disks: Vec<DiskId> = members.values().filter_map(|member| member.voting_disk()).collect();
+    if !(1..=MAX_VOTERS).contains(&disks.len()) {
+        return Err(ReconfigureError::VoterCount(disks.len()));
+    }
+    let observers = members.len() - disks.len();
+    if observers > MAX_OBSERVERS {
+        return Err(ReconfigureError::ObserverCount(observers));
+    }
+    let mut seen = BTreeSet::new();
+    match disks.into_iter().find(|disk| !seen.insert(*disk)) {
+        Some(disk) => Err(ReconfigureError::DiskTwice(disk)),
+        None => Ok(()),
+    }
+}
