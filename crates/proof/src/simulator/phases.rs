@@ -192,7 +192,9 @@ impl Cluster {
     fn is_converged(&self) -> bool {
         let running = || self.nodes.iter().filter_map(|n| n.running.as_ref());
         let first = running().next().map(Running::applied);
-        first > Some(Sequence::BIRTH)
+        let is_one_missing = self.nodes.iter().any(|node| !node.stopped && node.running.is_none());
+        !is_one_missing
+            && first > Some(Sequence::BIRTH)
             && self.clients_are_idle()
             && running().all(|r| {
                 Some(r.applied()) == first
