@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
 /// sessions.
-pub const POINTS: [&str; 85] = [
+pub const POINTS: [&str; 87] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
     "epochs.asked_to_stand",
@@ -25,6 +25,7 @@ pub const POINTS: [&str; 85] = [
     "epochs.seal_adopted",
     "epochs.seal_applied",
     "epochs.seal_proposed",
+    "epochs.session_ended",
     "epochs.superseded_by_the_next",
     "epochs.told_that_it_is_over",
     "foreign.former_boot",
@@ -46,6 +47,7 @@ pub const POINTS: [&str; 85] = [
     "requests.cancelled",
     "requests.gap_filled",
     "requests.given_up",
+    "requests.not_a_member",
     "requests.overloaded",
     "requests.sent_again",
     "requests.sent_as_void",

@@ -503,7 +503,9 @@ impl ReplicatedState {
         let configuration = Configuration { epoch: Epoch(stored.epoch), since, members };
         let first_voters = match stored.epoch {
             0 | 1 => configuration.voters().collect(),
-            _ => Configuration { members: from_stored(&stored.first_voters), ..Configuration::default() }.voters().collect(),
+            _ => Configuration { members: from_stored(&stored.first_voters), ..Configuration::default() }
+                .voters()
+                .collect(),
         };
         let session = |s: &StoredSession| (DiskId(s.disk_id.into()), SessionState { boot: Boot(s.boot), last: s.last });
         Some(ReplicatedState {
@@ -633,10 +635,10 @@ mod tests {
         }
         state.reconfigure(&seal(2, &[(0, 100), (4, 104)]), Sequence(6));
         assert_eq!((state.configuration.epoch, state.configuration.since), (Epoch(2), Sequence(6)));
-        assert_eq!(state.configuration.voters().collect::<Vec<_>>(), [
-            (ReplicaId(0), DiskId(100)),
-            (ReplicaId(4), DiskId(104))
-        ]);
+        assert_eq!(
+            state.configuration.voters().collect::<Vec<_>>(),
+            [(ReplicaId(0), DiskId(100)), (ReplicaId(4), DiskId(104))]
+        );
         assert_eq!(state.birth(), state_of(&[0, 1, 2]).birth(), "the record of the birth stays");
         let unborn = ReplicatedState::default();
         assert_eq!(unborn.configuration.after(&seal(1, &[(0, 100)]), Sequence(1)), None);

@@ -56,6 +56,9 @@ struct Arguments {
     /// Losses that nobody can make good: refusal is expected, wrong data is not
     #[arg(long, group = "mode")]
     beyond_budget: bool,
+    /// With changes of the members
+    #[arg(long, group = "mode")]
+    members: bool,
 }
 
 #[derive(Args)]
@@ -97,10 +100,11 @@ impl FromStr for Replicas {
 
 impl Arguments {
     fn mode(&self) -> Mode {
-        match (self.leases, self.corruption, self.beyond_budget) {
-            (true, _, _) => Mode::Leases,
-            (_, true, _) => Mode::Corruption,
-            (_, _, true) => Mode::BeyondBudget,
+        match self {
+            Arguments { leases: true, .. } => Mode::Leases,
+            Arguments { corruption: true, .. } => Mode::Corruption,
+            Arguments { beyond_budget: true, .. } => Mode::BeyondBudget,
+            Arguments { members: true, .. } => Mode::Members,
             _ => Mode::Any,
         }
     }
@@ -202,7 +206,8 @@ fn print_failures(done: &Campaign, settings: Settings) {
 }
 
 /// How long each mode runs at a time, in turns, and which share of the time it gets.
-const TURNS: [Mode; 5] = [Mode::Any, Mode::Leases, Mode::Any, Mode::Corruption, Mode::BeyondBudget];
+const TURNS: [Mode; 7] =
+    [Mode::Any, Mode::Members, Mode::Leases, Mode::Any, Mode::Members, Mode::Corruption, Mode::BeyondBudget];
 const TURN: Duration = Duration::from_secs(300);
 
 fn run_for_hours(hours: f64, arguments: &Arguments) -> ExitCode {

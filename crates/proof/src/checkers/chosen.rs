@@ -58,7 +58,7 @@ impl Chosen {
     }
 
     /// The disk `disk` reported an order as done, or was found so at a start. `logs`: all disks,
-    /// this one included.
+    /// this one included. `voters`: the disks that vote in the view of its log.
     pub fn durable<L: DurableLog>(&mut self, disk: DiskId, logs: &[(DiskId, &L)], voters: &[DiskId]) -> Verdict {
         let Some((_, log)) = logs.iter().find(|(id, _)| *id == disk) else { return Ok(()) };
         let view = log.accepted_view();
@@ -141,7 +141,7 @@ impl Chosen {
             }
         }
         if end > before {
-            let mut later = logs.iter().filter(|(id, log)| voters.contains(id) && log.accepted_view() > view);
+            let mut later = logs.iter().filter(|(_, log)| log.accepted_view() > view);
             return later.try_for_each(|(id, log)| self.contains(*id, *log, before.next(), end));
         }
         Ok(())
@@ -163,6 +163,16 @@ impl Chosen {
         if log.last() < sequence || own.is_some_and(|own| own != hash) {
             let what = story(format!("the own disk holds {own:?} there, and ends at {}", log.last()));
             return Err(Violation::new("chosen", "delivered and not durable here", what));
+        }
+        Ok(())
+    }
+
+    /// The epoch of `view` ended with the entry `seal`: nothing behind it is chosen in that epoch.
+    pub fn ends(&self, view: View, seal: Sequence) -> Verdict {
+        let through = self.by(view);
+        if through > seal {
+            let story = format!("{through} is chosen in {view}, whose epoch ended with {seal}");
+            return Err(Violation::new("chosen", "chosen behind the seal of its epoch", story));
         }
         Ok(())
     }

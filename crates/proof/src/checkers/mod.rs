@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`agreement`] | every delivery of every replica | two values at one sequence, holes, going back |
 //! | [`chosen`] | durable logs, deliveries, commit points told | what no majority held durably in one view |
+//! | [`configurations`] | under which members each replica acts, every delivery | two configurations of an epoch, an epoch that goes back |
 //! | [`promises`] | durable hard states, votes, who leads | a promise that goes back, two primaries in a view |
 //! | [`digests`] | digests after each apply | different ones at one sequence |
 //! | [`levels`] | feature levels after each apply, entries that raise it | different ones at one sequence, going back, a member left out |
@@ -26,6 +27,7 @@
 pub mod agreement;
 pub mod bank;
 pub mod chosen;
+pub mod configurations;
 mod cycles;
 pub mod digests;
 pub mod durability;

@@ -41,6 +41,7 @@ impl Cluster {
             self.nodes[node].log.fail_next(fault);
         }
         self.disturb_roles(node);
+        self.disturb_members(node);
         self.look_for_space(node);
         if self.random.one_in(self.faults.rot_running) {
             self.rot_running(node);

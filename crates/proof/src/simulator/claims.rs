@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use rsml::MessageHeader;
-use rsml::{Message, Sequence, View};
+use rsml::{Epoch, Message, Sequence, View};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::expected_log::ExpectedLog;
 use super::watch::hold;
 use crate::checkers::Violation;
 use crate::checkers::chosen::Chosen;
+use crate::checkers::configurations::Configurations;
 use crate::checkers::promises::Promises;
 
 /// The sender of a message, described by its disks.
@@ -49,6 +50,7 @@ impl Claims {
         origin: &Origin,
         promises: &Promises,
         chosen: &Chosen,
+        configurations: &Configurations,
     ) {
         let (ledger, durable) = (origin.log, origin.log.promised());
         let demand = |holds: bool, anomaly: &'static str| {
@@ -62,14 +64,33 @@ impl Claims {
         let can_supply = |first: u64| first >= ledger.first().0;
         let named = (origin.sender.disk_id, origin.sender.boot);
         demand(named == (durable.disk_id, durable.boot), "a message leaves before the number of its start is durable");
+        let is_of_every_epoch = matches!(message, Message::Hello(_));
+        demand(
+            is_of_every_epoch || origin.sender.epoch == durable.epoch,
+            "a message leaves before its epoch is durable",
+        );
+        // Rules M1 and M4: whoever promises or stands votes in that epoch, and holds all before it.
+        let may_promise = |view: u64| {
+            let epoch = View(view).epoch();
+            let since = configurations.get(epoch).map_or(Sequence::ZERO, |configuration| configuration.since);
+            let is_known = !configurations.is_known() || configurations.get(epoch).is_some();
+            let is_voter = configurations.is_voter(epoch, origin.sender.replica, durable.disk_id);
+            let holds_all = epoch == Epoch::FIRST || ledger.sound_last() >= since;
+            is_known && epoch == durable.epoch && (is_voter || !configurations.is_known()) && holds_all
+        };
         match message {
             Message::Born(m) if m.birth.is_some() => {
                 demand(durable.cluster_id == origin.sender.cluster_id, "the birth is told before it is durable");
             }
+            Message::PreVoteReply(m) if m.granted => {
+                demand(may_promise(View::floor_of(durable.epoch).0), "a pre-vote of a disk that must not promise");
+            }
             Message::Prepare(m) => {
+                demand(may_promise(m.view), "a 1a of a disk that must not stand");
                 demand(durable.promised.0 >= m.view, "a 1a leaves before the own promise is durable");
             }
             Message::Promise(m) => {
+                demand(may_promise(m.view), "a 1b of a disk that must not promise");
                 hold(promises.promises(durable.disk_id, View(m.view)));
                 demand(durable.promised.0 == m.view, "a 1b leaves before its promise, or after a higher one");
                 demand(is_log(m.accepted_view, m.last), "a 1b tells of another log than the durable one");
@@ -93,6 +114,9 @@ impl Claims {
                 hold(chosen.claims(Sequence(m.commit), View(m.view)));
             }
             Message::Accepted(m) => {
+                demand(View(m.view).epoch() == durable.epoch, "a 2b of another epoch");
+                let may_vote = may_promise(View::floor_of(durable.epoch).0);
+                demand(may_vote || m.lease_from_us == 0, "a lease of a disk that must not promise");
                 hold(promises.votes(durable.disk_id, View(m.view)));
                 demand(origin.promised.0 == m.view, "a 2b leaves in another view than the promised one");
                 let sound = (durable.accepted_view, ledger.sound_last());
@@ -115,6 +139,20 @@ impl Claims {
                 demand(m.persisted <= origin.persisted.0, "a database is said to have persisted more than it has");
                 demand(can_supply(m.first), "a report offers what is gone");
                 hold(chosen.claims(Sequence(m.commit), View(m.view)));
+            }
+            Message::Ended(m) => {
+                let view = if m.view == 0 { View::floor_of(Epoch(m.epoch)) } else { View(m.view) };
+                demand(m.epoch == durable.epoch.0, "another epoch than the own one is said to have begun");
+                demand(view <= View::floor_of(durable.epoch), "an epoch is said to have ended in a view after it");
+                hold(chosen.claims(Sequence(m.since), view));
+            }
+            Message::Committed(m) => {
+                let view = if m.view == 0 { View::floor_of(durable.epoch) } else { View(m.view) };
+                let last = Sequence(m.from + payload.len() as u64 - 1);
+                demand(payload.is_empty() || ledger.last() >= last, "entries are supplied that are not durable");
+                hold(chosen.claims(if payload.is_empty() { Sequence::ZERO } else { last }, view));
+                let mut places = (m.from..).map(Sequence).zip(payload);
+                demand(places.all(|(at, entry)| ledger.allows(at, entry)), "other entries are supplied than held");
             }
             Message::Behind(m) => demand(can_supply(m.first), "a primary offers what is gone"),
             Message::Transfer(_) => demand(!origin.has_lease, "a primary hands over, and relies on its leases"),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
 use rsml::core::{CoreOptions, Input, Outputs, Refusal};
-use rsml::{Boot, Divergence, ReplicaId, Sequence, View};
+use rsml::{Boot, Configuration, Divergence, Epoch, LevelRange, ReplicaId, Sequence, View};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::claims::Origin;
@@ -48,6 +48,8 @@ pub struct Cluster {
     /// Nodes that stay down until all heals.
     pub(super) kept_down: BTreeSet<usize>,
     pub(super) upgrades: Upgrades,
+    /// The nodes with which the cluster begins; the others are spare.
+    pub(super) founders: usize,
     next_id: u64,
     trace: Option<Box<Xxh3>>,
     verbose: bool,
@@ -61,13 +63,25 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(replicas: u8, seed: u64, faults: Faults, profile: WorkloadProfile) -> Cluster {
+        Cluster::with_spare(replicas, 0, seed, faults, profile)
+    }
+
+    /// A cluster of `founders`, and so many nodes more that do not belong to it.
+    pub fn with_spare(founders: u8, spare: u8, seed: u64, faults: Faults, profile: WorkloadProfile) -> Cluster {
+        let replicas = founders + spare;
         set_standard_time(0);
         let mut random = Random::new(seed);
         let oracle = Oracle::default();
         let mut nodes: Vec<Node> =
             (0..replicas as usize).map(|place| Node::new(place, oracle.clone(), &mut random)).collect();
         if faults.highest_level > 1 {
-            nodes.iter_mut().for_each(|node| node.program = any_program(faults.highest_level, &mut random));
+            let highest = faults.highest_level;
+            // Whoever joins later must execute what the others raised the level to.
+            let all_are_new = faults.reconfigure > 0;
+            nodes.iter_mut().for_each(|node| {
+                let any = any_program(highest, &mut random);
+                node.program = if all_are_new { LevelRange::new(1, highest) } else { any };
+            });
         }
         let mut records = Records::default();
         let first_node = |client: usize| client % replicas as usize;
@@ -90,6 +104,7 @@ impl Cluster {
             wiped: None,
             kept_down: BTreeSet::new(),
             upgrades: Upgrades::default(),
+            founders: usize::from(founders),
             next_id: 1,
             trace: None,
             verbose: false,
@@ -140,8 +155,7 @@ impl Cluster {
     }
 
     fn options(&mut self, node: usize) -> CoreOptions {
-        let replicas = (0..self.nodes.len() as u8).map(ReplicaId).collect();
-        let mut options = CoreOptions::new(ReplicaId(node as u8), replicas, self.seed ^ (node as u64) << 40);
+        let mut options = CoreOptions::new(ReplicaId(node as u8), self.named_by(node), self.seed ^ (node as u64) << 40);
         // Small bounds, so that the paths beyond them are taken often.
         let random = &mut self.random;
         options.max_batch_bytes = random.between(1, 600) as usize;
@@ -191,7 +205,9 @@ impl Cluster {
         let state = running.applier.state();
         let (hard, applied, digest) = (*running.core.hard_state(), state.sequence, state.digest);
         let (level, program) = (state.feature_level, self.nodes[node].program);
+        let acting = running.core.membership().configuration().clone();
         self.watch.started(ReplicaId(node as u8), &hard, applied, digest);
+        self.note_epoch(node, &acting);
         self.watch.level(ReplicaId(node as u8), applied, level, program);
         if hard.boot > Boot(1) {
             self.disk_reported(node);
@@ -257,6 +273,12 @@ impl Cluster {
             let outputs = running.core.ready(running.clock.read(self.now));
             running.core.check_invariants();
             let view = running.core.hard_state().promised;
+            let epoch = running.core.membership().epoch();
+            if std::mem::replace(&mut running.epoch, epoch) != epoch {
+                let acting = running.core.membership().configuration().clone();
+                self.note_epoch(node, &acting);
+            }
+            let Some(running) = &mut self.nodes[node].running else { return };
             let begins_to_lead = running.is_primary() && running.led != view;
             let promises_more = std::mem::replace(&mut running.promised, view) != view;
             if promises_more {
@@ -268,6 +290,14 @@ impl Cluster {
             if !self.dispatch(node, outputs) {
                 return;
             }
+        }
+    }
+
+    /// A replica acts under another configuration than before.
+    fn note_epoch(&mut self, node: usize, acting: &Configuration) {
+        if acting.epoch > Epoch(0) {
+            self.say(|| format!("replica {node} acts in epoch {} since {}", acting.epoch, acting.since));
+            self.watch.acts(ReplicaId(node as u8), acting);
         }
     }
 
@@ -334,12 +364,23 @@ impl Cluster {
                 println!("{:>12.6} {id} on the level: {result:?}", self.now as f64 / 1e6);
             }
         }
+        for (change, result) in outputs.reconfigured {
+            assert!(running.changes.remove(&change), "a change ends once");
+            self.figures.count(if result.is_ok() { "members changed" } else { "change of members refused" });
+            if self.verbose {
+                println!("{:>12.6} {id} on the change of members: {result:?}", self.now as f64 / 1e6);
+            }
+        }
         let mut refused = Vec::new();
         for (id, refusal) in outputs.refused {
             if refusal == Refusal::StorageFull {
                 self.figures.count("refused for want of space");
             }
             refused.push(running.waiting.remove(&id).expect("refused once"));
+        }
+        let mut unknown = Vec::new();
+        for number in outputs.abandoned {
+            unknown.extend(running.numbered.remove(&number));
         }
         for number in outputs.withdrawn {
             self.figures.count("request withdrawn");
@@ -377,6 +418,10 @@ impl Cluster {
             self.nodes[node].log.trim(below);
         }
         self.start_log(node);
+        for op in unknown {
+            self.figures.count("request of a session that ended");
+            self.lost(op);
+        }
         for op in refused {
             self.refused(op);
         }
@@ -393,7 +438,8 @@ impl Cluster {
             return;
         }
         let status = running.core.status();
-        for peer in (0..self.nodes.len()).filter(|peer| *peer != node).map(|peer| ReplicaId(peer as u8)) {
+        let voters = status.configuration.voters().map(|(id, _)| id);
+        for peer in voters.filter(|peer| usize::from(peer.0) != node) {
             let has = status.reports.get(&peer).map_or(0, |report| report.persisted.max(report.installing));
             assert!(
                 below.0 <= has + 1,

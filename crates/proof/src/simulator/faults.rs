@@ -110,6 +110,8 @@ pub struct Faults {
     pub raise_after_us: u64,
     /// For how long a replica counts as heard from when the level is raised.
     pub level_heard_us: u64,
+    /// Per fault event: somebody is asked for other members.
+    pub reconfigure: u64,
     /// Heartbeats, timeouts and ticks are longer than by default by this factor.
     pub slowness: u64,
 }
@@ -168,6 +170,7 @@ impl Faults {
             ask_for_level: 0,
             raise_after_us: 0,
             level_heard_us: 10_000_000,
+            reconfigure: 0,
             slowness: 1,
         }
     }
@@ -252,6 +255,7 @@ impl Faults {
             highest_level: random.pick(&[1, 1, 2, 2, 3]),
             raise_after_us: random.pick(&[0, 0, 0, 500_000]),
             level_heard_us: random.pick(&[1_000_000, 3_000_000, 10_000_000]),
+            reconfigure: 0,
             slowness: random.pick(&[1, 1, 1, 2, 2, 3]),
         }
     }
@@ -261,6 +265,16 @@ impl Faults {
         let lease_us = random.between(60_000, 290_000);
         let drift_ppm = random.pick(&[0, 52_000]);
         Faults { lease_us, drift_ppm, clock_jump: 0, ..Faults::any(random) }
+    }
+
+    /// Anything, and operators who change the members.
+    pub fn any_and_members(random: &mut Random) -> Faults {
+        let reconfigure = random.between(2, 40);
+        let highest_level = random.pick(&[2, 2, 3]);
+        // Disks that are lost while members change are not simulated yet.
+        let without_losses =
+            Faults { rot: 0, rot_running: 0, lose_database: 0, wipe: 0, exchange: 0, ..Faults::any(random) };
+        Faults { reconfigure, highest_level, change_program: 0, ..without_losses }
     }
 
     /// Anything, and losses that nobody can make good.

@@ -28,6 +28,7 @@ mod garbage;
 mod lease_scenarios;
 mod log_disk;
 mod losses;
+mod members;
 mod network;
 mod node;
 mod operations;

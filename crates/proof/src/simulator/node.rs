@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rsml::core::{CoreOptions, InstallStep, RaiseId, ReadId, Replica, RequestId, SnapshotRead, Start, TransferId};
-use rsml::{Applier, Boot, DiskId, ExecutionNotifier, LevelRange, Sequence, SnapshotInstaller, SnapshotServer, View};
+use rsml::core::{
+    CoreOptions, InstallStep, RaiseId, ReadId, ReconfigureId, Replica, RequestId, SnapshotRead, Start, TransferId,
+};
+use rsml::{
+    Applier, Boot, DiskId, Epoch, ExecutionNotifier, LevelRange, Sequence, SnapshotInstaller, SnapshotServer, View,
+};
 
 use super::clock::Clock;
 use super::database::{Database, DatabaseFiles, Executor};
@@ -49,6 +53,8 @@ pub struct Running {
     pub transfers: BTreeSet<TransferId>,
     /// Raises of the feature level that it was asked for.
     pub raises: BTreeSet<RaiseId>,
+    /// Changes of members that it was asked for.
+    pub changes: BTreeSet<ReconfigureId>,
     /// The last report to the core about the size of its log, and how much of it to keep for
     /// replicas that lag.
     pub log_bytes: u64,
@@ -72,6 +78,8 @@ pub struct Running {
     pub promised: View,
     /// The view that it was last seen leading.
     pub led: View,
+    /// The epoch in which it was last seen acting.
+    pub epoch: Epoch,
 }
 
 impl Running {
@@ -158,6 +166,7 @@ impl Node {
         let needs_database = recovered.first > state.sequence.next();
         let entries = if needs_database { Vec::new() } else { self.log.load(&recovered, state.sequence.next()) };
         let recovered_promise = recovered.hard_state.map_or(View::BIRTH, |hard| hard.promised);
+        let recovered_epoch = recovered.hard_state.map_or(Epoch(0), |hard| hard.epoch);
         let log_keep_bytes = options.log_keep_bytes;
         let boot = Boot(recovered.hard_state.map_or(0, |hard| hard.boot.0) + 1);
         let snapshots = applier.executor().snapshots();
@@ -179,6 +188,7 @@ impl Node {
             reads: BTreeMap::new(),
             transfers: BTreeSet::new(),
             raises: BTreeSet::new(),
+            changes: BTreeSet::new(),
             log_bytes: 0,
             log_keep_bytes,
             had_space: true,
@@ -193,6 +203,7 @@ impl Node {
             settle_planned: false,
             promised: recovered_promise,
             led: View::BIRTH,
+            epoch: recovered_epoch,
         });
     }
 

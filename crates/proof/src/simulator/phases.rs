@@ -37,7 +37,8 @@ impl Cluster {
     /// Their number is drawn. Within some seconds the majority commits what its clients ask for.
     pub fn expect_progress_of_a_core(&mut self) {
         let count = self.nodes.len();
-        if !self.has_quorum() || self.faults.beyond_budget {
+        // While members change, it is not known beforehand who is needed.
+        if !self.has_quorum() || self.faults.beyond_budget || self.faults.reconfigure > 0 {
             return;
         }
         // Where copies are missing everybody may be needed.
@@ -190,9 +191,11 @@ impl Cluster {
     }
 
     fn is_converged(&self) -> bool {
-        let running = || self.nodes.iter().filter_map(|n| n.running.as_ref());
+        let members = self.member_nodes();
+        let nodes = || members.iter().map(|place| &self.nodes[*place]);
+        let running = || nodes().filter_map(|n| n.running.as_ref());
         let first = running().next().map(Running::applied);
-        let is_one_missing = self.nodes.iter().any(|node| !node.stopped && node.running.is_none());
+        let is_one_missing = nodes().any(|node| !node.stopped && node.running.is_none());
         !is_one_missing
             && first > Some(Sequence::BIRTH)
             && self.clients_are_idle()
@@ -209,8 +212,9 @@ impl Cluster {
 
     /// Whether enough replicas are left for a quorum: some may have stopped for good.
     fn has_quorum(&self) -> bool {
-        let left = self.nodes.iter().filter(|node| !node.stopped).count();
-        left > self.nodes.len() / 2
+        let voters = self.voting_nodes();
+        let left = voters.iter().filter(|place| !self.nodes[**place].stopped).count();
+        left > voters.len() / 2
     }
 
     /// A replica needs a copy, and those that have one contradict each other: somebody outside has
@@ -231,7 +235,8 @@ impl Cluster {
         for node in 0..self.nodes.len() {
             self.compare_versions(node);
         }
-        let running = || self.nodes.iter().filter_map(|node| node.running.as_ref());
+        let members = self.member_nodes();
+        let running = || members.iter().filter_map(|place| self.nodes[*place].running.as_ref());
         let first = running().next().expect("a quorum runs");
         let (state, first_id) = (first.applier.state(), first.core.id());
         for other in running() {

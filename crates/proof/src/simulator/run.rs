@@ -38,6 +38,8 @@ pub enum Mode {
     Corruption,
     /// The same, and losses that nobody can make good.
     BeyondBudget,
+    /// The same, and operators who change the members.
+    Members,
 }
 
 /// As the arguments that replay it.
@@ -50,6 +52,7 @@ impl fmt::Display for Settings {
             Mode::Leases => f.write_str(" --leases"),
             Mode::Corruption => f.write_str(" --corruption"),
             Mode::BeyondBudget => f.write_str(" --beyond-budget"),
+            Mode::Members => f.write_str(" --members"),
         }
     }
 }
@@ -109,13 +112,15 @@ fn run_phases(seed: u64, settings: Settings) -> Success {
         Mode::Leases => Faults::any_and_leases(&mut random),
         Mode::Corruption => Faults::any_and_corruption(&mut random),
         Mode::BeyondBudget => Faults::any_beyond_budget(&mut random),
+        Mode::Members => Faults::any_and_members(&mut random),
     };
     let profile = WorkloadProfile::any(&mut random);
     let opening = Opening::any(&mut random);
     if settings.verbose {
         println!("{replicas} replicas\n{faults:?}\n{profile:?}\n{opening:?}");
     }
-    let mut cluster = Cluster::new(replicas, seed, faults, profile);
+    let spare = if settings.mode == Mode::Members { random.between(0, 3) as u8 } else { 0 };
+    let mut cluster = Cluster::with_spare(replicas, spare, seed, faults, profile);
     if settings.verbose {
         cluster.be_verbose();
         if settings.messages {

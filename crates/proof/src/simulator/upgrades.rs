@@ -115,8 +115,8 @@ impl Cluster {
             self.run(1_000_000);
         }
         let until = self.now + RAISED_WITHIN_US * self.faults.slowness;
-        while !(0..self.nodes.len()).all(|node| self.level_of(node) == highest) {
-            let levels: Vec<u32> = (0..self.nodes.len()).map(|node| self.level_of(node)).collect();
+        while !self.member_nodes().into_iter().all(|node| self.level_of(node) == highest) {
+            let levels: Vec<u32> = self.member_nodes().into_iter().map(|node| self.level_of(node)).collect();
             assert!(self.now < until, "the level is not raised to {highest}: {levels:?}");
             if let Some(primary) = self.nodes.iter().position(|node| node.is_primary()) {
                 self.raise_level(primary, None);

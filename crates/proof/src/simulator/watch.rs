@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use rsml::{
-    DiskId, Divergence, DivergenceKind, FeatureLevel, HardState, LevelRange, Message, ReplicaId, Sequence, Value, View,
+    Configuration, DiskId, Divergence, DivergenceKind, Epoch, FeatureLevel, HardState, LevelRange, Message, ReplicaId,
+    Sequence, Value, View,
 };
 
 use super::claims::{Claims, Origin, hash_of};
@@ -13,6 +14,7 @@ use super::expected_log::ExpectedLog;
 use super::workload::OpId;
 use crate::checkers::agreement::Agreement;
 use crate::checkers::chosen::Chosen;
+use crate::checkers::configurations::Configurations;
 use crate::checkers::digests::Digests;
 use crate::checkers::exactly_once::ExactlyOnce;
 use crate::checkers::levels::Levels;
@@ -35,8 +37,7 @@ pub struct Watch {
     digests: Digests,
     levels: Levels,
     exactly_once: ExactlyOnce<u64>,
-    /// The disks of the cluster, once it is born.
-    voters: Vec<DiskId>,
+    pub configurations: Configurations,
     pub acknowledged: u64,
     /// Digests of databases that differ from the log, and of copies of them.
     tainted: BTreeSet<(Sequence, u64)>,
@@ -47,6 +48,7 @@ impl Watch {
     pub fn started(&mut self, replica: ReplicaId, hard: &HardState, applied: Sequence, digest: u64) {
         self.agreement.started(replica, applied);
         hold(self.promises.durable(hard.disk_id, hard.promised));
+        hold(self.configurations.durable(hard.disk_id, hard.epoch));
         if applied > Sequence::ZERO {
             self.applied(replica, applied, digest);
         }
@@ -62,18 +64,28 @@ impl Watch {
     pub fn durable(&mut self, ledger: &ExpectedLog, logs: &[(DiskId, &ExpectedLog)]) {
         let hard = ledger.promised();
         hold(self.promises.durable(hard.disk_id, hard.promised));
-        let all: Vec<DiskId> = logs.iter().map(|(disk, _)| *disk).collect();
-        let voters = if self.voters.is_empty() { &all } else { &self.voters };
-        hold(self.chosen.durable(hard.disk_id, logs, voters));
+        hold(self.configurations.durable(hard.disk_id, hard.epoch));
+        let epoch = hard.accepted_view.epoch();
+        let voters = self.configurations.voters(epoch);
+        let voters = voters.unwrap_or_else(|| logs.iter().map(|(disk, _)| *disk).collect());
+        hold(self.chosen.durable(hard.disk_id, logs, &voters));
+        if let Some(next) = self.configurations.get(epoch.next()) {
+            hold(self.chosen.ends(hard.accepted_view, next.since));
+        }
     }
 
     /// `log`: what the replica's own disk reported.
     pub fn delivered(&mut self, replica: ReplicaId, sequence: Sequence, entry: &Bytes, log: &ExpectedLog) {
         hold(self.chosen.delivered(sequence, hash_of(entry), log));
         hold(self.agreement.delivered(replica, sequence, entry));
-        if self.voters.is_empty() && sequence == Sequence::BIRTH {
-            let birth = Value::from_bytes(entry.clone()).birth.expect("the first entry is the bootstrap record");
-            self.voters = birth.configuration().disks.values().copied().collect();
+        hold(self.configurations.delivered(sequence, &Value::from_bytes(entry.clone())));
+    }
+
+    /// A replica acts under this configuration from now on: what comes before is chosen.
+    pub fn acts(&mut self, replica: ReplicaId, configuration: &Configuration) {
+        hold(self.configurations.acts(replica, configuration));
+        if configuration.epoch > Epoch::FIRST {
+            hold(self.chosen.claims(configuration.since, View::floor_of(configuration.epoch)));
         }
     }
 
@@ -121,14 +133,14 @@ impl Watch {
 
     /// A message is about to leave.
     pub fn claims(&mut self, message: &Message, payload: &[Bytes], origin: &Origin) {
-        self.claims.check(message, payload, origin, &self.promises, &self.chosen);
+        self.claims.check(message, payload, origin, &self.promises, &self.chosen, &self.configurations);
     }
 
     /// A replica begins to lead: nobody else ever led that view, and a quorum has promised it for
     /// good.
     pub fn leads(&mut self, replica: ReplicaId, view: View, present: &[DiskId]) {
-        let voters = if self.voters.is_empty() { present } else { &self.voters };
-        hold(self.promises.leads(replica, view, voters));
+        let voters = self.configurations.voters(view.epoch());
+        hold(self.promises.leads(replica, view, voters.as_deref().unwrap_or(present)));
     }
 
     pub fn views_led(&self) -> usize {
@@ -136,7 +148,7 @@ impl Watch {
     }
 
     pub fn is_born(&self) -> bool {
-        !self.voters.is_empty()
+        self.configurations.is_known()
     }
 
     pub fn ask(&mut self, op: OpId) {

@@ -169,12 +169,15 @@ impl Acceptor {
     /// Enters `epoch`, which begins after the seal at `since`, in one durable write. All through
     /// the seal is chosen: in `ended_view` or before, as far as that is known ([`View::BIRTH`]: not).
     /// Everything behind the seal is of the epoch that is over, and removed (rule M3).
-    pub fn enter(&mut self, epoch: Epoch, since: Sequence, ended_view: View) {
+    /// `new_session`: as if the disk had been started anew, so that its requests are numbered from
+    /// 1 again.
+    pub fn enter(&mut self, epoch: Epoch, since: Sequence, ended_view: View, new_session: bool) {
         assert_eq!(epoch, self.hard.epoch.next(), "epochs are entered one after the other");
         assert!(self.hard.accepted_view.epoch() < epoch, "the log is of a view of epoch {epoch} already");
         assert!(self.log.sound_last() >= since, "the log lacks entries through the seal at {since}");
         self.hard.epoch = epoch;
         self.hard.ended_view = ended_view;
+        self.hard.boot.0 += u64::from(new_session);
         self.staging = None;
         self.replace(since.next(), since, Vec::new());
     }
@@ -294,6 +297,8 @@ impl Acceptor {
     /// the entries that it holds beyond (rule 10). `tail`: if no entry of the log is in memory,
     /// where the log ends, and the entries beyond `base` that storage still has.
     ///
+    /// `new_session`: see [`Acceptor::enter`].
+    ///
     /// The database is of `epoch`. If that is a later one than the log's, the same write enters it,
     /// and the log keeps nothing beyond `base` (rule M3).
     pub fn install_snapshot(
@@ -302,6 +307,7 @@ impl Acceptor {
         base: Sequence,
         view: View,
         epoch: Epoch,
+        new_session: bool,
         tail: Option<(Sequence, Vec<Bytes>)>,
     ) -> WriteId {
         assert!(epoch >= self.hard.epoch, "a copy of epoch {epoch} takes a replica back from {}", self.hard.epoch);
@@ -311,6 +317,7 @@ impl Acceptor {
             self.hard.generation
         );
         self.hard.generation = generation;
+        self.hard.boot.0 += u64::from(new_session);
         self.raise_promise(self.hard.promised.max(view));
         self.staging = None;
         let last_stored = self.log.last();

@@ -554,16 +554,18 @@ impl Replica {
         let (base, view) = (state.sequence, fetch.view);
         let is_raised = view > self.acceptor.promised();
         assert!(!self.lease_forbids_install_of(view), "a copy raises the promise to {view} under a lease");
-        let enters = state.configuration.epoch > self.epoch();
-        let write_id =
-            self.acceptor.install_snapshot(fetch.generation, base, view, state.configuration.epoch, tail);
+        let epoch = state.configuration.epoch;
+        let enters = epoch > self.epoch();
+        let has_session = state.sessions.contains_key(&self.acceptor.hard().disk_id);
+        let ends_session = enters && !has_session && self.requests.has_numbered();
+        let write_id = self.acceptor.install_snapshot(fetch.generation, base, view, epoch, ends_session, tail);
         self.learner.install_snapshot(base, view);
         if is_raised {
             self.leases.granted = None;
             self.become_secondary(None);
         }
         match enters {
-            true => self.entered(&state.configuration),
+            true => self.entered(&state.configuration, ends_session),
             false => self.membership.adopt(&state.configuration),
         }
         self.views.observe_view(view);

@@ -62,9 +62,7 @@ impl Replica {
         let mine = *self.acceptor.hard();
         let is_of_cluster = match message {
             Message::Hello(_) => self.membership.contains(sender.replica),
-            Message::Born(m) => {
-                self.views.is_unborn() && m.birth.is_some() && self.membership.contains(sender.replica)
-            }
+            Message::Born(m) => self.views.is_unborn() && m.birth.is_some() && self.membership.contains(sender.replica),
             _ => !self.views.is_unborn() && sender.cluster_id == mine.cluster_id,
         };
         let is_admitted = match message {
@@ -111,7 +109,8 @@ impl Replica {
     /// A replica that is no member of this epoch may say how it is, and get what it lacks. It is
     /// told how far this one knows entries as chosen, so that it may retire.
     fn admits_former_member(&mut self, sender: &MessageHeader, message: &Message) -> bool {
-        if matches!(message, Message::Report(_)) {
+        let is_member = self.membership.contains(self.options.me);
+        if matches!(message, Message::Report(_)) && is_member && self.may_tell(sender.replica) {
             coverage!("epochs.former_member_answered");
             let report = self.own_report(Vec::new());
             self.send(sender.replica, Message::Report(Box::new(report)), Vec::new());

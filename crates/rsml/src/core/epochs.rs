@@ -38,7 +38,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::replica::Replica;
-use super::{LogRead, ReadPurpose};
+use super::{LogRead, ReadPurpose, Refusal};
 use crate::message::{Committed, CommittedRequest, Ended, EndedRequest, Message, MessageHeader, Prepare};
 use crate::value::{Configuration, Reconfigure, Value, sealed_epoch};
 use crate::{Epoch, Instant, ReplicaId, Sequence, View};
@@ -153,8 +153,9 @@ impl Replica {
         let furthest = self.furthest_voter_of(&next);
         let was_primary = self.views.is_primary();
         let former: BTreeSet<ReplicaId> = self.membership.members().collect();
-        self.acceptor.enter(epoch, since, ended_view);
-        self.entered(&next);
+        let ends_session = self.session_ends_with(&next);
+        self.acceptor.enter(epoch, since, ended_view, ends_session);
+        self.entered(&next, ends_session);
         if !was_primary {
             return self.begin_epoch();
         }
@@ -169,8 +170,25 @@ impl Replica {
         }
     }
 
-    /// Everything of the epoch before ends.
-    pub(super) fn entered(&mut self, configuration: &Configuration) {
+    /// Whether the seal ends this replica's session (see [`crate::ReplicatedState`]), or nobody
+    /// would serve it any more.
+    fn session_ends_with(&self, next: &Configuration) -> bool {
+        let (me, disk) = (self.options.me, self.acceptor.hard().disk_id);
+        (self.is_voter() && !next.may_use(me, disk)) || !next.members.contains_key(&me)
+    }
+
+    /// Everything of the epoch before ends; `ends_session`: the requests of this replica's callers,
+    /// too. Those without an outcome may have been executed before the seal, or not.
+    pub(super) fn entered(&mut self, configuration: &Configuration, ends_session: bool) {
+        if ends_session {
+            coverage!("epochs.session_ended");
+            let (waiting, numbered) = self.requests.abandon(self.now);
+            self.outputs.refused.extend(waiting.into_iter().map(|id| (id, Refusal::NotAMember)));
+            self.outputs.abandoned.extend(numbered);
+            self.outputs.new_session = Some(self.acceptor.hard().boot);
+        }
+        // What was about to be sent is of the former epoch, and would leave as of this one.
+        self.outputs.send.clear();
         self.become_secondary(None);
         self.membership.adopt(configuration);
         self.views.enter(configuration.epoch, self.now);
@@ -233,7 +251,7 @@ impl Replica {
     }
 
     /// Whether `peer` was told nothing of the kind for a while; from now on it was.
-    fn may_tell(&mut self, peer: ReplicaId) -> bool {
+    pub(super) fn may_tell(&mut self, peer: ReplicaId) -> bool {
         let (now, pause_us) = (self.now, self.options.heartbeat_us / 2);
         let is_due = self.epochs.told.get(&peer).is_none_or(|at| now.since_us(*at) >= pause_us);
         if is_due {

@@ -15,7 +15,10 @@ use crate::{ReplicaId, Sequence, View};
 impl Replica {
     /// Takes a request of a local caller, or refuses it.
     pub(super) fn propose(&mut self, id: RequestId, payload: Bytes) {
-        if self.lacks_space() {
+        if self.membership.knows_voters() && !self.membership.contains(self.options.me) {
+            coverage!("requests.not_a_member");
+            self.outputs.refused.push((id, Refusal::NotAMember));
+        } else if self.lacks_space() {
             coverage!("requests.storage_full");
             self.outputs.refused.push((id, Refusal::StorageFull));
         } else if self.requests.is_full(payload.len(), self.options.max_request_bytes) {

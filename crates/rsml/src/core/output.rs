@@ -8,7 +8,7 @@ use super::level::RaiseError;
 use super::reconfigure::ReconfigureError;
 use super::snapshot::{InstallStep, SnapshotRead};
 use super::transfer::TransferError;
-use crate::{Epoch, FeatureLevel, Message, Persist, ReplicaId, Sequence, View};
+use crate::{Boot, Epoch, FeatureLevel, Message, Persist, ReplicaId, Sequence, View};
 
 /// The receiver of entries that are read from storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +59,8 @@ pub enum Refusal {
     Cancelled,
     /// Too few replicas have space for more.
     StorageFull,
+    /// This replica does not belong to the cluster any more.
+    NotAMember,
 }
 
 /// Everything to be done now. Messages may be sent before the log writes are done: a message that
@@ -81,6 +83,11 @@ pub struct Outputs {
     /// Requests of this replica's session that got a number and were never sent: they will not be
     /// executed. The voids that replace them are still applied later.
     pub withdrawn: Vec<u64>,
+    /// Requests of this replica's session with a number and without an outcome, when the session
+    /// ended: whether they were executed stays unknown.
+    pub abandoned: Vec<u64>,
+    /// Requests that get a number from now on are of this start of the disk, and numbered from 1.
+    pub new_session: Option<Boot>,
     /// Entries below this are in this replica's database for good, and are no longer kept for
     /// others.
     pub trim: Option<Sequence>,

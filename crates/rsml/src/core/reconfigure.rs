@@ -37,7 +37,9 @@ pub enum ReconfigureError {
         primary: Option<ReplicaId>,
     },
     /// The members were changed meanwhile.
-    #[error("the members are those of epoch {present}, and the change is meant for epoch {expected}: look at them again")]
+    #[error(
+        "the members are those of epoch {present}, and the change is meant for epoch {expected}: look at them again"
+    )]
     OtherEpoch {
         /// The present epoch.
         present: Epoch,
@@ -54,7 +56,9 @@ pub enum ReconfigureError {
     #[error("leadership is being transferred to replica {0}: try again when that is over")]
     TransferUnderWay(ReplicaId),
     /// The cluster's feature level is too low.
-    #[error("members can be changed from feature level {needed} on, and the cluster has level {present}: raise it first")]
+    #[error(
+        "members can be changed from feature level {needed} on, and the cluster has level {present}: raise it first"
+    )]
     LevelTooLow {
         /// The present level.
         present: FeatureLevel,

@@ -204,6 +204,19 @@ impl Requests {
         }
     }
 
+    /// Whether a request ever got a number.
+    pub fn has_numbered(&self) -> bool {
+        self.first > 1 || !self.outstanding.is_empty()
+    }
+
+    /// Ends the session, and begins another one. Returns the requests that had no number yet, and
+    /// the numbers of those without an outcome.
+    pub fn abandon(&mut self, now: Instant) -> (Vec<RequestId>, Vec<u64>) {
+        let former = std::mem::replace(self, Requests::new(now));
+        let numbers = former.first..former.first + former.outstanding.len() as u64;
+        (former.waiting.into_iter().map(|(id, _)| id).collect(), numbers.collect())
+    }
+
     /// Requests through number `last` have an outcome.
     pub fn executed(&mut self, last: u64, now: Instant) {
         while self.first <= last {
@@ -283,6 +296,23 @@ mod tests {
         assert_eq!(take_within(&mut requests, 2, 4), Some((1, 3)), "a void costs nothing of the window");
         assert!(!requests.give_up(2), "it was sent to another primary");
         assert!(requests.give_up(4));
+    }
+
+    #[test]
+    fn a_session_that_is_abandoned_names_its_requests_and_the_next_begins_with_1() {
+        let mut requests = Requests::new(Instant(0));
+        assert!(!requests.has_numbered());
+        for id in 0..3 {
+            requests.push(RequestId(id), Bytes::from_static(b"xx"));
+        }
+        assert_eq!(take(&mut requests, 1), Some((1, 3)));
+        requests.executed(1, Instant(0));
+        requests.push(RequestId(3), Bytes::from_static(b"xx"));
+        assert!(requests.has_numbered());
+        assert_eq!(requests.abandon(Instant(0)), (vec![RequestId(3)], vec![2, 3]));
+        assert_eq!((requests.bytes(), requests.has_numbered()), (0, false));
+        requests.push(RequestId(4), Bytes::from_static(b"xx"));
+        assert_eq!(take(&mut requests, 2), Some((1, 1)));
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::{Applier, Boot, DiskId, ExecutionError, ExecutionNotifier, Sequence};
 const PERSISTED_INTERVAL: Duration = Duration::from_secs(1);
 
 pub fn run_apply<E: ExecutionNotifier>(core: &CoreLock, applier: Applier<E>, flush_after_bytes: u64) {
-    let own = core.shared().status().core.clone();
-    let (persisted_at, own) = (sync::now(), (own.disk_id, own.boot));
+    let own = core.shared().status().core.disk_id;
+    let persisted_at = sync::now();
     let mut apply = ApplyThread { core, applier, own, persisted_at, flush_after_bytes, flushed_at_bytes: 0 };
     while let Some(work) = core.shared().apply.drain() {
         core.shared().beats.works(ThreadKind::Apply);
@@ -33,8 +33,8 @@ pub fn run_apply<E: ExecutionNotifier>(core: &CoreLock, applier: Applier<E>, flu
 struct ApplyThread<'a, E> {
     core: &'a CoreLock,
     applier: Applier<E>,
-    /// The session of this start.
-    own: (DiskId, Boot),
+    /// The disk of this replica's sessions.
+    own: DiskId,
     persisted_at: StdInstant,
     flush_after_bytes: u64,
     flushed_at_bytes: u64,
@@ -87,9 +87,10 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
     /// voids are answered in the order of their numbers.
     fn finish_own(&self, outcomes: Vec<(DiskId, Boot, u64, Bytes)>, voided: Vec<(DiskId, Boot, u64)>) {
         let executed = outcomes.into_iter().map(|(disk, boot, number, outcome)| (disk, boot, number, Some(outcome)));
-        let is_own = |disk: DiskId, boot: Boot| (disk, boot) == self.own;
-        let mut executed = executed.filter(|(disk, boot, ..)| is_own(*disk, *boot)).peekable();
         let mut waiters = self.core.shared().requests();
+        let own = (self.own, waiters.boot());
+        let is_own = |disk: DiskId, boot: Boot| (disk, boot) == own;
+        let mut executed = executed.filter(|(disk, boot, ..)| is_own(*disk, *boot)).peekable();
         for (_, _, void) in voided.into_iter().filter(|(disk, boot, _)| is_own(*disk, *boot)) {
             while let Some((_, _, number, outcome)) = executed.next_if(|(_, _, number, _)| *number < void) {
                 waiters.finish(number, outcome);
@@ -108,10 +109,12 @@ impl<E: ExecutionNotifier> ApplyThread<'_, E> {
         let state = self.applier.state();
         tracing::info!(generation, sequence = state.sequence.0, "switched to a copy of a peer's database");
         self.core.shared().applied.store(state.sequence.0, Ordering::Release);
-        let own = state.sessions.get(&self.own.0).filter(|session| session.boot == self.own.1);
+        let mut waiters = self.core.shared().requests();
+        let own = state.sessions.get(&self.own).filter(|session| session.boot == waiters.boot());
         if let Some(last) = own.map(|session| session.last) {
-            self.core.shared().requests().lost_through(last);
+            waiters.lost_through(last);
         }
+        drop(waiters);
         self.report_applied();
         Ok(())
     }

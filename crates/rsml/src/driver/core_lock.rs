@@ -19,6 +19,7 @@ use super::heartbeat::ThreadKind;
 use super::shared::ReplicaShared;
 use super::sync::{Mutex, MutexGuard};
 use super::work::Event;
+use crate::core::{RaiseError, ReconfigureError};
 
 /// How many rounds a thread that delivers an input runs the core before it leaves the rest to the
 /// core thread.
@@ -149,7 +150,8 @@ impl CoreLock {
             role.established = false;
             role.recovered = false;
         });
-        shared.raises().abandon(&failure.reason);
+        shared.raises().abandon(|| Err(RaiseError::Stopped(failure.reason.clone())));
+        shared.reconfigurations().abandon(|| Err(ReconfigureError::Stopped(failure.reason.clone())));
         shared.transfers().abandon(&failure.reason);
         shared.requests().abandon(&failure.reason);
         shared.reads().abandon(&failure.reason);

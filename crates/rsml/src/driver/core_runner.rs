@@ -167,6 +167,9 @@ impl CoreRunner {
         for (id, result) in outputs.raised {
             shared.raises().end(id, result);
         }
+        for (id, result) in outputs.reconfigured {
+            shared.reconfigurations().end(id, result);
+        }
         if !outputs.persist.is_empty() {
             shared.log.push(LogWork::Persist(outputs.persist));
         }
@@ -282,7 +285,8 @@ impl CoreRunner {
 
 /// Reports the progress of local requests to their callers.
 fn answer_requests(shared: &ReplicaShared, outputs: &mut Outputs) {
-    if outputs.numbered.is_empty() && outputs.refused.is_empty() && outputs.withdrawn.is_empty() {
+    let is_quiet = outputs.numbered.is_empty() && outputs.refused.is_empty() && outputs.withdrawn.is_empty();
+    if is_quiet && outputs.new_session.is_none() {
         return;
     }
     let mut waiters = shared.requests();
@@ -296,8 +300,13 @@ fn answer_requests(shared: &ReplicaShared, outputs: &mut Outputs) {
         let error = match refusal {
             Refusal::Overloaded => RequestError::Overloaded,
             Refusal::StorageFull => RequestError::StorageFull,
+            Refusal::NotAMember => RequestError::NotExecuted("this replica was removed from the cluster".into()),
             Refusal::Cancelled => RequestError::NotExecuted("none was found in time".into()),
         };
         waiters.refuse(id, error);
+    }
+    // Requests that got a number in the same round are of the former session.
+    if let Some(boot) = outputs.new_session {
+        waiters.begin_session(boot);
     }
 }

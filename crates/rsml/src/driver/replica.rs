@@ -19,8 +19,11 @@ use super::sync::thread::JoinHandle;
 use super::sync::{Mutex, mpsc};
 use super::waiters::TransferReply;
 use super::work::Event;
-use crate::core::{Input, RaiseError, RaiseId, ReadId, RequestId, TransferError, TransferId};
-use crate::{FeatureLevel, ReplicaId, Sequence, View};
+use crate::core::{
+    Input, MemberChange, RaiseError, RaiseId, ReadId, ReconfigureError, ReconfigureId, RequestId, TransferError,
+    TransferId,
+};
+use crate::{Epoch, FeatureLevel, ReplicaId, Sequence, View};
 
 /// Grace period after the deadline in which the outcome of a request already sent is still
 /// reported.
@@ -227,7 +230,27 @@ impl ConsensusReplica {
         let deadline = self.shared().at(deadline);
         self.shared().raises().add(id, reply);
         if !self.core.shared().inbox.push(Event::Input(Input::Raise { id, to, deadline })) {
-            self.shared().raises().abandon("it was shut down");
+            self.shared().raises().abandon(stopped);
+        }
+        result.await.unwrap_or_else(|_| stopped())
+    }
+
+    /// Replaces the members of the cluster. Only the primary can do that, and only from feature
+    /// level [`epochs_level`](crate::core::CoreOptions::epochs_level) on. Returns the epoch of the
+    /// new members once this replica acts under them.
+    ///
+    /// # Errors
+    /// The members are the same as before, unless the error is [`ReconfigureError::TimedOut`] or
+    /// [`ReconfigureError::Stopped`]: then they may still be replaced. Asking again is safe, since
+    /// the change names the epoch whose members it replaces.
+    pub async fn reconfigure(&self, change: MemberChange, deadline: StdInstant) -> Result<Epoch, ReconfigureError> {
+        let stopped = || Err(ReconfigureError::Stopped("it was shut down".into()));
+        let id = ReconfigureId(self.next_id());
+        let (reply, result) = oneshot::channel();
+        let deadline = self.shared().at(deadline);
+        self.shared().reconfigurations().add(id, reply);
+        if !self.core.shared().inbox.push(Event::Input(Input::Reconfigure { id, change, deadline })) {
+            self.shared().reconfigurations().abandon(stopped);
         }
         result.await.unwrap_or_else(|_| stopped())
     }

@@ -13,7 +13,7 @@ use super::status::{DriverStatus, RoleChange};
 use super::sync;
 use super::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use super::sync::{Mutex, MutexGuard};
-use super::waiters::{RaiseWaiters, ReadWaiters, RequestWaiters, TransferWaiters};
+use super::waiters::{RaiseWaiters, ReadWaiters, ReconfigureWaiters, RequestWaiters, TransferWaiters};
 use super::work::{Event, LogWork, SnapshotWork};
 use crate::Instant;
 
@@ -32,6 +32,7 @@ pub struct ReplicaShared {
     reads: Mutex<ReadWaiters>,
     transfers: Mutex<TransferWaiters>,
     raises: Mutex<RaiseWaiters>,
+    reconfigurations: Mutex<ReconfigureWaiters>,
     /// The last sequence that the database has applied.
     pub applied: AtomicU64,
     /// The core's time, plus 1, at which all that the primary had committed is applied by now; 0:
@@ -43,7 +44,7 @@ pub struct ReplicaShared {
     pub watch: watch::Sender<RoleChange>,
     /// When the core's time was 0.
     pub started: StdInstant,
-    /// The next [`RequestId`](crate::core::RequestId), `ReadId`, `TransferId` or `RaiseId`.
+    /// The next [`RequestId`](crate::core::RequestId), `ReadId`, `TransferId`, `RaiseId` or `ReconfigureId`.
     pub next_id: AtomicU64,
     /// The number of requests and reads without an answer. If it is 0, a new one has no others to
     /// share a batch with.
@@ -68,10 +69,11 @@ impl ReplicaShared {
             log: Inbox::new(),
             apply: ApplyQueue::new(),
             snapshots: Inbox::new(),
-            requests: Mutex::new(RequestWaiters::new()),
+            requests: Mutex::new(RequestWaiters::new(status.core.boot)),
             reads: Mutex::new(ReadWaiters::default()),
             transfers: Mutex::new(TransferWaiters::default()),
             raises: Mutex::new(RaiseWaiters::default()),
+            reconfigurations: Mutex::new(ReconfigureWaiters::default()),
             applied: AtomicU64::new(status.digest_sequence.0),
             up_to_date_at: AtomicU64::new(0),
             level: AtomicU32::new(status.core.feature_level.0),
@@ -111,6 +113,10 @@ impl ReplicaShared {
 
     pub fn raises(&self) -> MutexGuard<'_, RaiseWaiters> {
         self.raises.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn reconfigurations(&self) -> MutexGuard<'_, ReconfigureWaiters> {
+        self.reconfigurations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn transfers(&self) -> MutexGuard<'_, TransferWaiters> {

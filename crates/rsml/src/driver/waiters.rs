@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::error::{ReadError, RequestError};
-use crate::core::{RaiseError, RaiseId, ReadId, RequestId, TransferError, TransferId};
-use crate::{FeatureLevel, ReplicaId, Sequence};
+use crate::core::{RaiseError, RaiseId, ReadId, ReconfigureError, ReconfigureId, RequestId, TransferError, TransferId};
+use crate::{Boot, Epoch, FeatureLevel, ReplicaId, Sequence};
 
 pub type RequestReply = oneshot::Sender<Result<Bytes, RequestError>>;
 pub type ReadReply = oneshot::Sender<Result<Sequence, ReadError>>;
@@ -24,6 +24,8 @@ pub struct RequestWaiters {
     numbered: VecDeque<Waiter>,
     /// The number of `numbered[0]`.
     first: u64,
+    /// The start of the disk that the session belongs to.
+    boot: Boot,
     /// The earliest deadline of the numbered requests that were not given up.
     next_deadline: Option<StdInstant>,
     /// The replica has stopped, and all callers were answered. An apply in progress may still end.
@@ -46,8 +48,23 @@ impl Waiter {
 }
 
 impl RequestWaiters {
-    pub fn new() -> Self {
-        RequestWaiters { first: 1, ..Self::default() }
+    pub fn new(boot: Boot) -> Self {
+        RequestWaiters { first: 1, boot, ..Self::default() }
+    }
+
+    /// The start of the disk that the session belongs to.
+    pub fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// The session is over, and another one begins: its requests are numbered from 1. Those of the
+    /// former one may have been executed, or may not.
+    pub fn begin_session(&mut self, boot: Boot) {
+        for mut waiter in self.numbered.drain(..) {
+            let reason = "this replica left the cluster before it was executed here";
+            waiter.answer(Err(RequestError::Unknown(reason.into())));
+        }
+        (self.first, self.boot, self.next_deadline) = (1, boot, None);
     }
 
     /// Adds a request. If it has no number at `cancel_at`, it is cancelled; if it has one, it is
@@ -170,28 +187,36 @@ impl TransferWaiters {
     }
 }
 
-pub type RaiseReply = oneshot::Sender<Result<FeatureLevel, RaiseError>>;
-
-/// The callers that wait until the feature level is raised.
-#[derive(Default)]
-pub struct RaiseWaiters {
-    waiting: HashMap<RaiseId, RaiseReply>,
+/// The callers that wait for the end of something rare: of a raise of the feature level, or of a
+/// change of the members.
+pub struct CallWaiters<I, R> {
+    waiting: HashMap<I, oneshot::Sender<R>>,
 }
 
-impl RaiseWaiters {
-    pub fn add(&mut self, id: RaiseId, reply: RaiseReply) {
+pub type RaiseWaiters = CallWaiters<RaiseId, Result<FeatureLevel, RaiseError>>;
+pub type ReconfigureWaiters = CallWaiters<ReconfigureId, Result<Epoch, ReconfigureError>>;
+
+impl<I, R> Default for CallWaiters<I, R> {
+    fn default() -> Self {
+        CallWaiters { waiting: HashMap::new() }
+    }
+}
+
+impl<I: Eq + std::hash::Hash, R> CallWaiters<I, R> {
+    pub fn add(&mut self, id: I, reply: oneshot::Sender<R>) {
         self.waiting.insert(id, reply);
     }
 
-    pub fn end(&mut self, id: RaiseId, result: Result<FeatureLevel, RaiseError>) {
+    pub fn end(&mut self, id: I, result: R) {
         if let Some(reply) = self.waiting.remove(&id) {
             let _ = reply.send(result);
         }
     }
 
-    pub fn abandon(&mut self, reason: &str) {
+    /// The replica stops: each caller gets what `stopped` makes.
+    pub fn abandon(&mut self, stopped: impl Fn() -> R) {
         for (_, reply) in self.waiting.drain() {
-            let _ = reply.send(Err(RaiseError::Stopped(reason.into())));
+            let _ = reply.send(stopped());
         }
     }
 }
@@ -253,7 +278,7 @@ mod tests {
 
     /// Requests numbered from 1, and the present. The deadline of request n is n seconds from now.
     fn numbered(count: u64) -> (RequestWaiters, Vec<Answer>, StdInstant) {
-        let mut waiters = RequestWaiters::new();
+        let mut waiters = RequestWaiters::new(Boot(1));
         let now = StdInstant::now();
         let mut answers = Vec::new();
         for number in 1..=count {

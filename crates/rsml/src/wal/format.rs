@@ -158,8 +158,8 @@ impl GroupHeader {
         let hard_state = self.hard_state.unwrap_or_default();
         let is_of_first_epoch = hard_state.epoch <= Epoch::FIRST && !self.holds_seal;
         let version = if is_of_first_epoch { FIRST_EPOCH_VERSION } else { VERSION };
-        let flags = if self.hard_state.is_some() { FLAG_HARD_STATE } else { 0 }
-            | if self.holds_seal { FLAG_SEAL } else { 0 };
+        let flags =
+            if self.hard_state.is_some() { FLAG_HARD_STATE } else { 0 } | if self.holds_seal { FLAG_SEAL } else { 0 };
         let mut sector = [0; SECTOR_BYTES];
         let mut out = FieldWriter { bytes: &mut sector, at: 0 };
         out.put(&MAGIC);

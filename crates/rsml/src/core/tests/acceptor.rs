@@ -21,7 +21,7 @@ fn only_write(acceptor: &mut Acceptor) -> Persist {
 #[test]
 fn a_snapshot_repairs_the_lost_entries_that_end_with_it() {
     let mut acceptor = acceptor(9, &[4, 5, 8]);
-    acceptor.install_snapshot(1, Sequence(5), View(257), Epoch(0), None);
+    acceptor.install_snapshot(1, Sequence(5), View(257), Epoch(0), false, None);
     only_write(&mut acceptor);
     acceptor.complete(WriteId(1));
     assert_eq!(acceptor.durable_lost(), [(Sequence(8), Sequence(8))]);
@@ -31,7 +31,7 @@ fn a_snapshot_repairs_the_lost_entries_that_end_with_it() {
 #[test]
 fn a_snapshot_that_ends_with_the_last_lost_entry_leaves_nothing_to_repair() {
     let mut acceptor = acceptor(9, &[4, 5]);
-    acceptor.install_snapshot(1, Sequence(5), View(257), Epoch(0), None);
+    acceptor.install_snapshot(1, Sequence(5), View(257), Epoch(0), false, None);
     assert!(!acceptor.is_repairing());
     assert_eq!(only_write(&mut acceptor).entries, Vec::<Bytes>::new(), "entries 6 to 9 stay as they are");
 }

@@ -1,0 +1,87 @@
+//! Changes of the members: operators who let the cluster grow, shrink and move to other nodes.
+//!
+//! Some nodes are founders; the others are spare, and know the founders by their settings. What the
+//! cluster is made of at any moment is the newest configuration that anybody acts under.
+
+use std::collections::BTreeSet;
+
+use rsml::core::{Input, MemberChange, ReconfigureId};
+use rsml::{Addresses, Configuration, ConfiguredMember, DiskId, Epoch, Members, ReplicaId};
+
+use super::cluster::Cluster;
+
+impl Cluster {
+    /// The members that the settings of a node name: founders know each other only.
+    pub(super) fn named_by(&self, node: usize) -> Vec<ReplicaId> {
+        let mut named: BTreeSet<usize> = (0..self.founders).collect();
+        named.insert(node);
+        named.into_iter().map(|place| ReplicaId(place as u8)).collect()
+    }
+
+    /// The nodes whose disks vote in the newest configuration; all founders before there is one.
+    pub(super) fn voting_nodes(&self) -> Vec<usize> {
+        match self.watch.configurations.newest() {
+            Some(newest) => newest.voters().map(|(id, _)| id.0 as usize).collect(),
+            None => (0..self.founders).collect(),
+        }
+    }
+
+    /// The nodes that belong to the newest configuration.
+    pub(super) fn member_nodes(&self) -> Vec<usize> {
+        match self.watch.configurations.newest() {
+            Some(newest) => newest.members.keys().map(|id| id.0 as usize).collect(),
+            None => (0..self.founders).collect(),
+        }
+    }
+
+    /// An operator asks a node, mostly the primary, for other members.
+    pub(super) fn disturb_members(&mut self, node: usize) {
+        if !self.random.one_in(self.faults.reconfigure) {
+            return;
+        }
+        let primary = self.nodes.iter().position(|n| n.is_primary());
+        let asked = if self.random.one_in(8) { node } else { primary.unwrap_or(node) };
+        let Some(running) = &self.nodes[asked].running else { return };
+        let present = running.core.status().configuration;
+        if present.epoch == Epoch(0) {
+            return;
+        }
+        let members = self.any_members(&present);
+        let expected = if self.random.one_in(20) { present.epoch.next() } else { present.epoch };
+        let force = self.random.one_in(3);
+        self.reconfigure(asked, MemberChange { expected, members, force });
+    }
+
+    /// Asks `node` for other members.
+    pub fn reconfigure(&mut self, node: usize, change: MemberChange) {
+        let id = ReconfigureId(self.next_id());
+        let within_us = self.random.below(4_000_000);
+        let now = self.now;
+        let Some(running) = &mut self.nodes[node].running else { return };
+        running.changes.insert(id);
+        let deadline = running.clock.read(now).plus_us(within_us);
+        self.note("change of members asked for", || format!("of {node}: {change:?}"));
+        self.input(node, Input::Reconfigure { id, change, deadline });
+    }
+
+    /// Near the present members, or others altogether.
+    fn any_members(&mut self, present: &Configuration) -> Members {
+        let mut members = present.members.clone();
+        if self.random.one_in(3) {
+            members.clear();
+        }
+        let changes = self.random.between(1, self.nodes.len() as u64);
+        for _ in 0..changes {
+            let place = self.any_node();
+            let id = ReplicaId(place as u8);
+            let disk = self.nodes[place].log.ledger.promised().disk_id;
+            match self.random.below(4) {
+                0 => _ = members.remove(&id),
+                1 => _ = members.insert(id, ConfiguredMember::Observer { addresses: Addresses::default() }),
+                _ if disk == DiskId::default() => {}
+                _ => _ = members.insert(id, ConfiguredMember::voter(disk)),
+            }
+        }
+        members
+    }
+}
