@@ -227,19 +227,22 @@ impl Replica {
         })
     }
 
-    /// Picks the replica to ask: a secondary if possible, and the one that has applied most.
+    /// Picks the replica to ask: a voter if possible, a secondary, and the one that has applied
+    /// most. One without a vote has what was chosen as well; after a change of the members it may
+    /// be the only one.
     fn begin_fetch(&mut self) {
         if self.catch_up.fetch.is_some() || self.catch_up.switch.is_some() || self.now < self.catch_up.rest_until {
             return;
         }
         let Some(wanted) = self.catch_up.wanted else { return };
-        let rank = |id: &ReplicaId, applied: u64| {
-            (self.catch_up.preferred == Some(*id), self.views.primary() != Some(*id), applied)
+        let rank = |id: &ReplicaId, report: &Report| {
+            let is_preferred = self.catch_up.preferred == Some(*id);
+            (is_preferred, !report.is_observer, self.views.primary() != Some(*id), report.applied)
         };
         let untried = self.sources(wanted).filter(|(id, _)| {
             !self.catch_up.shunned.contains(id) && self.digests.refused(**id, &self.membership).is_none()
         });
-        let Some((source, _)) = untried.max_by_key(|(id, report)| rank(id, report.applied)) else {
+        let Some((source, _)) = untried.max_by_key(|(id, report)| rank(id, report)) else {
             if !std::mem::take(&mut self.catch_up.shunned).is_empty() {
                 self.catch_up.rest_until = self.now.plus_us(self.options.retry_us);
             }
@@ -275,7 +278,7 @@ impl Replica {
             self.peers.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us)
         };
         let is_able = move |(id, report): &(&ReplicaId, &Report)| {
-            report.applied >= wanted.0 && !report.is_observer && is_fresh(id)
+            report.applied >= wanted.0 && is_fresh(id)
         };
         self.peers.reports.iter().filter(is_able)
     }

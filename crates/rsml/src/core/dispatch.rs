@@ -100,7 +100,7 @@ impl Replica {
                 matches!(message, Message::Report(_) | Message::SnapshotChunk(_) | Message::SnapshotRequest(_))
             }
             _ if self.membership.is_voter(sender.replica, sender.disk_id) => true,
-            Message::Accepted(_) | Message::Report(_) | Message::SnapshotRequest(_) => true,
+            Message::Accepted(_) | Message::Report(_) | Message::SnapshotRequest(_) | Message::SnapshotChunk(_) => true,
             Message::Requests(_) | Message::ReadPoint(_) => true,
             _ => false,
         }
