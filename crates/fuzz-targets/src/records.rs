@@ -9,8 +9,8 @@ use bytes::Bytes;
 use kv_api::{CommitResult, KeyRef, KvError, decode_verdict, encode_verdict};
 use prost::Message as _;
 use rsml::{
-    BirthRecord, Boot, ClusterId, Configuration, DiskId, Epoch, ReplicaId, ReplicatedState, RequestBatch, Sequence,
-    SessionState, Value,
+    Addresses, BirthRecord, Boot, ClusterId, ConfiguredMember, DiskId, Epoch, Reconfigure, ReplicaId, ReplicatedState,
+    RequestBatch, Sequence, SessionState, Value,
 };
 
 /// The first byte says which kind of record the others are.
@@ -28,14 +28,15 @@ pub fn value(record: Bytes) {
     assert_eq!(Value::decode(value.to_bytes()).as_ref(), Ok(&value));
     if let Some(birth) = value.birth {
         let configuration = birth.configuration();
-        assert!(configuration.disks.len() <= birth.members.len());
+        assert!(configuration.members.len() <= birth.members.len());
     }
 }
 
 fn state(record: &[u8]) {
     let Some(state) = ReplicatedState::from_bytes(record) else { return };
     assert_eq!(ReplicatedState::from_bytes(&state.to_bytes()), Some(state.clone()));
-    assert_eq!(state.birth().configuration().disks, state.configuration.disks);
+    let first: BTreeMap<_, _> = state.birth().configuration().voters().collect();
+    assert_eq!(first, state.first_voters);
 }
 
 fn verdict(record: &[u8]) {
@@ -46,17 +47,27 @@ fn verdict(record: &[u8]) {
 }
 
 fn sample_state() -> ReplicatedState {
-    let disks: BTreeMap<_, _> = (0..3).map(|id| (ReplicaId(id), DiskId(u128::from(id) << 100 | 77))).collect();
-    let sessions = disks.values().map(|disk| (*disk, SessionState { boot: Boot(3), last: 12 })).collect();
+    let first_voters: BTreeMap<_, _> = (0..3).map(|id| (ReplicaId(id), DiskId(u128::from(id) << 100 | 77))).collect();
+    let sessions = first_voters.values().map(|disk| (*disk, SessionState { boot: Boot(3), last: 12 })).collect();
     ReplicatedState {
         cluster_id: ClusterId(7 << 80),
         sequence: Sequence(9),
-        configuration: Configuration { epoch: Epoch(1), disks },
+        configuration: BirthRecord::new(ClusterId(7 << 80), &first_voters).configuration(),
+        first_voters,
         sessions,
         time_us: 55,
         digest: u64::MAX,
         ..ReplicatedState::default()
     }
+}
+
+/// One voter leaves, and an observer comes.
+fn seal() -> Reconfigure {
+    let addresses = Addresses { peer: "host:1".into(), clients: vec!["host:2".into()] };
+    let mut members = sample_state().configuration.members;
+    members.remove(&ReplicaId(1));
+    members.insert(ReplicaId(5), ConfiguredMember::Observer { addresses });
+    Reconfigure::new(Epoch(2), &members)
 }
 
 fn values() -> Vec<Value> {
@@ -71,6 +82,7 @@ fn values() -> Vec<Value> {
     vec![
         Value::default(),
         Value { birth: Some(birth), ..Value::default() },
+        Value { proposed_view: 257, reconfigure: Some(seal()), ..Value::default() },
         Value { proposed_view: 257, time_us: 1 << 40, batches: vec![batch.clone(), batch], ..Value::default() },
     ]
 }

@@ -27,6 +27,8 @@ const VERSION_1: &str = include_str!("fixtures/version_1.txt");
 /// executes the first level only, and by every program while the level is the first, except for the
 /// levels that it tells its peers.
 const VERSION_2: &str = include_str!("fixtures/version_2.txt");
+/// The additions of epochs. Everything in the files before is written as it was in the first epoch.
+const VERSION_3: &str = include_str!("fixtures/version_3.txt");
 
 /// The lines of a file that have not been checked yet, by name.
 struct Fixtures {
@@ -340,6 +342,40 @@ fn what_version_2_adds_is_read_and_written_as_it_was() {
     let state = ReplicatedState { feature_level: FeatureLevel(2), ..state_1() };
     let read = |bytes: Bytes| ReplicatedState::from_bytes(&bytes);
     fixtures.check("replicated_state_at_level_2", state, ReplicatedState::to_bytes, read);
+    fixtures.all_are_checked();
+}
+
+/// One of the first voters is gone, and an observer is there.
+fn members_3() -> Members {
+    let addresses = Addresses { peer: "host:1".into(), clients: vec!["host:2".into()], ..Default::default() };
+    let mut members = birth().configuration().members;
+    members.remove(&ReplicaId(1));
+    members.insert(ReplicaId(4), ConfiguredMember::Observer { addresses });
+    members
+}
+
+#[test]
+fn what_version_3_adds_is_read_and_written_as_it_was() {
+    let mut fixtures = Fixtures::of(VERSION_3);
+    let seal = Reconfigure::new(Epoch(2), &members_3());
+    let ended = Ended { epoch: 2, since: 300, view: 0x101, members: seal.members.clone(), stand: true };
+    let messages = [
+        ("ended", Message::Ended(ended)),
+        ("ended_request", Message::EndedRequest(EndedRequest { ..Default::default() })),
+        ("committed_request", Message::CommittedRequest(CommittedRequest { from: 290, ..Default::default() })),
+        ("committed", Message::Committed(Committed { from: 290, view: 0x101, first: 7, ..Default::default() })),
+        ("accepted_by_level_3", Message::Accepted(Accepted { view: 0x101, highest_level: 3, ..Default::default() })),
+        ("prepare_in_epoch_2", Message::Prepare(Prepare { view: (1 << 40) | 0x101, ..Default::default() })),
+    ];
+    for (name, message) in messages {
+        fixtures.check(name, message, |m| m.clone().to_bytes(), |bytes| Message::from_bytes(&bytes));
+    }
+    let sealing = Value { proposed_view: 0x101, time_us: 7, reconfigure: Some(seal), ..Default::default() };
+    fixtures.check("value_with_a_seal", sealing, Value::to_bytes, |bytes| Some(Value::from_bytes(bytes)));
+    let configuration = Configuration { epoch: Epoch(2), since: Sequence(300), members: members_3() };
+    let state = ReplicatedState { configuration, sequence: Sequence(300), ..state_1() };
+    let read = |bytes: Bytes| ReplicatedState::from_bytes(&bytes);
+    fixtures.check("replicated_state_in_epoch_2", state, ReplicatedState::to_bytes, read);
     fixtures.all_are_checked();
 }
 

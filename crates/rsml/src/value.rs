@@ -485,7 +485,10 @@ impl ReplicatedState {
             digest: self.digest,
             recorded: self.recorded.iter().copied().map(DigestAt::from).collect(),
             feature_level: self.feature_level.to_field(),
-            since: if self.configuration.since == Sequence::BIRTH { 0 } else { self.configuration.since.0 },
+            since: match self.configuration {
+                Configuration { epoch, since, .. } if epoch > Epoch(0) && since == Sequence::BIRTH => 0,
+                Configuration { since, .. } => since.0,
+            },
             first_voters: if self.configuration.epoch == Epoch::FIRST { Vec::new() } else { self.birth().members },
         };
         stored.encode_to_vec().into()

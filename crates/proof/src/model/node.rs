@@ -9,8 +9,8 @@ use bytes::Bytes;
 use rsml::MessageHeader;
 use rsml::core::{CoreOptions, Input, Outgoing, Outputs, ReadId, Replica, RequestId, Start};
 use rsml::{
-    BirthRecord, ClusterId, Configuration, DiskId, Epoch, HardState, Instant, Message, Persist, Recovered, ReplicaId,
-    ReplicatedState, Sequence, Value, View,
+    BirthRecord, ClusterId, DiskId, Epoch, HardState, Instant, Message, Persist, Recovered, ReplicaId, ReplicatedState,
+    Sequence, Value, View,
 };
 
 use super::observed::{Disk, Observed, check_claim, hash};
@@ -144,10 +144,16 @@ fn disk_id(replica: u8) -> DiskId {
 /// Just after birth: a secondary that has promised nothing.
 pub fn born(me: u8, settings: Settings) -> Node {
     let cluster_id = ClusterId(7);
-    let disks = (0..settings.replicas).map(|replica| (ReplicaId(replica), disk_id(replica))).collect();
-    let configuration = Configuration { epoch: Epoch(1), disks };
-    let state = ReplicatedState { cluster_id, sequence: Sequence::BIRTH, configuration, ..ReplicatedState::default() };
-    let birth: BirthRecord = state.birth();
+    let first_voters = (0..settings.replicas).map(|replica| (ReplicaId(replica), disk_id(replica))).collect();
+    let birth = BirthRecord::new(cluster_id, &first_voters);
+    let configuration = birth.configuration();
+    let state = ReplicatedState {
+        cluster_id,
+        sequence: Sequence::BIRTH,
+        configuration,
+        first_voters,
+        ..ReplicatedState::default()
+    };
     let entries = vec![Value { birth: Some(birth), ..Value::default() }.to_bytes()];
     let hard = HardState { cluster_id, epoch: Epoch(1), disk_id: disk_id(me), ..HardState::default() };
     let disk = Disk { hard, entries };

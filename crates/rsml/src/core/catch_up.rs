@@ -277,9 +277,7 @@ impl Replica {
         let is_fresh = |id: &ReplicaId| {
             self.peers.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us)
         };
-        let is_able = move |(id, report): &(&ReplicaId, &Report)| {
-            report.applied >= wanted.0 && is_fresh(id)
-        };
+        let is_able = move |(id, report): &(&ReplicaId, &Report)| report.applied >= wanted.0 && is_fresh(id);
         self.peers.reports.iter().filter(is_able)
     }
 

@@ -3,6 +3,7 @@
 
 mod acceptor;
 mod catch_up;
+mod epochs;
 mod leading;
 mod learner;
 mod lease;
