@@ -271,9 +271,12 @@ impl Faults {
     pub fn any_and_members(random: &mut Random) -> Faults {
         let reconfigure = random.between(2, 40);
         let highest_level = random.pick(&[2, 2, 3]);
-        // Disks that are lost while members change are not simulated yet.
-        let without_losses =
-            Faults { rot: 0, rot_running: 0, lose_database: 0, wipe: 0, exchange: 0, ..Faults::any(random) };
+        let any = Faults::any(random);
+        if random.one_in(2) {
+            // A disk that is replaced is gone for good, or becomes a member itself.
+            return Faults { reconfigure, highest_level, change_program: 0, exchange: 0, ..any };
+        }
+        let without_losses = Faults { rot: 0, rot_running: 0, lose_database: 0, wipe: 0, exchange: 0, ..any };
         Faults { reconfigure, highest_level, change_program: 0, ..without_losses }
     }
 
@@ -306,6 +309,11 @@ impl Faults {
             digest_interval: 30,
             ..Faults::none()
         }
+    }
+
+    /// Whether disks lose anything.
+    pub fn has_losses(&self) -> bool {
+        self.rot > 0 || self.rot_running > 0 || self.lose_database > 0 || self.wipe > 0
     }
 
     pub fn disk_us(&self, node: usize) -> u64 {

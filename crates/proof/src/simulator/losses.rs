@@ -17,7 +17,8 @@ use super::events::Event;
 impl Cluster {
     /// Whether every disk belongs to the cluster by now: before that, a lost one is not missed.
     pub(super) fn all_are_born(&self) -> bool {
-        self.nodes.iter().all(|node| node.log.ledger.promised().cluster_id != ClusterId::NONE)
+        let members = self.member_nodes();
+        members.iter().all(|place| self.nodes[*place].log.ledger.promised().cluster_id != ClusterId::NONE)
     }
 
     fn may_lose(&self, node: usize) -> bool {
@@ -25,17 +26,18 @@ impl Cluster {
             return !self.faults_ended;
         }
         let others_are_sound = (0..self.nodes.len()).all(|other| other == node || self.nodes[other].is_sound());
-        self.nodes.len() >= 3 && self.corrupted.is_none() && !self.faults_ended && others_are_sound
+        self.voting_nodes().len() >= 3 && self.corrupted.is_none() && !self.faults_ended && others_are_sound
     }
 
     /// Of three, a replaced disk is all that may be lost.
     fn may_lose_besides_disk(&self) -> bool {
-        self.faults.beyond_budget || self.nodes.len() > 3 || self.wiped.is_none()
+        self.faults.beyond_budget || self.voting_nodes().len() > 3 || self.wiped.is_none()
     }
 
     /// A node is about to start: its disk may have lost something meanwhile.
     pub(super) fn lose_before_start(&mut self, node: usize) {
         self.nodes[node].has_losses = false;
+        self.forget_what_was_replaced();
         if self.faults_ended || self.nodes[node].incarnation == 0 {
             return;
         }
@@ -112,6 +114,7 @@ impl Cluster {
 
     /// Sectors of a running node's log rot; noticed when they are read, or at the next start.
     pub(super) fn rot_running(&mut self, node: usize) {
+        self.forget_what_was_replaced();
         let may_rot = self.may_lose_besides_disk();
         if may_rot && self.all_are_born() && self.may_lose(node) && self.nodes[node].running.is_some() {
             self.rot(node, "log rotted while running");

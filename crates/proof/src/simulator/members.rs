@@ -34,6 +34,18 @@ impl Cluster {
         }
     }
 
+    /// The replaced disk of a node is missed no more: another one votes in its place, or none.
+    pub(super) fn forget_what_was_replaced(&mut self) {
+        let Some(wiped) = self.wiped else { return };
+        let id = ReplicaId(wiped as u8);
+        let present = self.nodes[wiped].log.ledger.promised().disk_id;
+        let is_missed = match self.watch.configurations.newest() {
+            Some(newest) => newest.voters().any(|(voter, disk)| voter == id && disk != present),
+            None => true,
+        };
+        self.wiped = self.wiped.filter(|_| is_missed);
+    }
+
     /// An operator asks a node, mostly the primary, for other members.
     pub(super) fn disturb_members(&mut self, node: usize) {
         if !self.random.one_in(self.faults.reconfigure) {
@@ -47,8 +59,14 @@ impl Cluster {
             return;
         }
         let members = self.any_members(&present);
+        // Where disks lose something, the others must be able to make up for it: then operators
+        // keep three voters, and do not force anything.
+        let is_careful = self.faults.has_losses();
+        if is_careful && members.values().filter(|member| member.voting_disk().is_some()).count() < 3 {
+            return;
+        }
         let expected = if self.random.one_in(20) { present.epoch.next() } else { present.epoch };
-        let force = self.random.one_in(3);
+        let force = self.random.one_in(3) && !is_careful;
         self.reconfigure(asked, MemberChange { expected, members, force });
     }
 
