@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
 /// sessions.
-pub const POINTS: [&str; 87] = [
+pub const POINTS: [&str; 88] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
     "epochs.asked_to_stand",
@@ -24,6 +24,7 @@ pub const POINTS: [&str; 87] = [
     "epochs.refused_behind_seal",
     "epochs.seal_adopted",
     "epochs.seal_applied",
+    "epochs.seal_lost",
     "epochs.seal_proposed",
     "epochs.session_ended",
     "epochs.superseded_by_the_next",

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use rsml::core::CoreOptions;
+use rsml::core::{CoreOptions, MemberChange};
 use rsml::transport::{InMemoryTransport, SharedMessageBus, create_shared_message_bus};
 use rsml::wal::InMemoryStorage;
 use rsml::{
-    CommittedValue, ConsensusReplica, ExecutedBatch, ExecutionError, ExecutionNotifier, Failure, FailureKind, Persist,
-    Recovered, ReplicaId, ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource,
-    Snapshots, Storage, StorageError, StorageStatistics, ThreadKind, TransferError,
+    Addresses, CommittedValue, ConfiguredMember, ConsensusReplica, DiskId, ExecutedBatch, ExecutionError,
+    ExecutionNotifier, Failure, FailureKind, LevelRange, Members, Persist, ReconfigureError, Recovered, ReplicaId,
+    ReplicaOptions, RequestError, SealedState, Sequence, Snapshot, SnapshotSink, SnapshotSource, Snapshots, Storage,
+    StorageError, StorageStatistics, ThreadKind, TransferError,
 };
 
 /// Counts requests. The outcome of a request is its position. The request `panic` makes it panic.
@@ -499,4 +500,93 @@ async fn writes_are_refused_and_reads_continue_while_no_majority_has_space() {
     }
     cluster.execute(0, "y").await.expect("executed");
     assert!(cluster.replicas.values().all(|replica| replica.watch().borrow().failed.is_none()));
+}
+
+/// The options of a program that knows changes of members.
+fn at_level_2(id: u8) -> CoreOptions {
+    CoreOptions { levels: LevelRange::new(1, 2), ..core_options(id) }
+}
+
+fn voter(id: u8) -> (ReplicaId, ConfiguredMember) {
+    (ReplicaId(id), ConfiguredMember::voter(DiskId(100 + u128::from(id))))
+}
+
+/// Lets these replicas vote, and no other be a member. Whoever comes follows as an observer first.
+async fn change_voters(cluster: &Cluster, voters: &[u8]) {
+    let wanted: Members = voters.iter().map(|id| voter(*id)).collect();
+    let give_up = soon();
+    loop {
+        for replica in cluster.replicas.values().filter(|replica| replica.is_primary()) {
+            let present = replica.status().core.configuration;
+            if present.members == wanted {
+                return;
+            }
+            let mut members = present.members;
+            for id in voters.iter().map(|id| ReplicaId(*id)) {
+                members.entry(id).or_insert(ConfiguredMember::Observer { addresses: Addresses::default() });
+            }
+            let follow_all = members.len() == replica.status().core.configuration.members.len();
+            let members = if follow_all { wanted.clone() } else { members };
+            let change = MemberChange { expected: present.epoch, members, force: false };
+            let result = replica.reconfigure(change, soon()).await;
+            let is_refused_for_now = matches!(
+                result,
+                Err(ReconfigureError::NotPrimary { .. }
+                    | ReconfigureError::NotEstablished
+                    | ReconfigureError::NotReady { .. }
+                    | ReconfigureError::LevelTooLow { .. }
+                    | ReconfigureError::LevelNotApplied(..)
+                    | ReconfigureError::OtherEpoch { .. })
+            );
+            assert!(is_refused_for_now || result.is_ok(), "{result:?}");
+        }
+        assert!(Instant::now() < give_up, "the members do not become {voters:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_leave_and_return_while_the_others_write() {
+    let cluster = Arc::new(Cluster::with(at_level_2));
+    cluster.execute(0, "x").await.expect("executed");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (cluster, is_over) = (cluster.clone(), is_over.clone());
+        // Replica 0 stays a member all the time.
+        tokio::spawn(async move {
+            let mut written = 1;
+            while !is_over.load(Ordering::SeqCst) {
+                written += 1;
+                assert_eq!(cluster.execute(0, "x").await.expect("executed"), written.to_string());
+            }
+            written
+        })
+    };
+    for voters in [&[0, 1][..], &[0, 1, 2], &[0], &[0, 1, 2]] {
+        change_voters(&cluster, voters).await;
+    }
+    is_over.store(true, Ordering::SeqCst);
+    let mut written = writer.await.expect("it writes to the end");
+    for id in [1, 2, 0] {
+        written += 1;
+        let result = cluster.execute(id, "y").await;
+        assert_eq!(result.expect("a member that was away serves again"), written.to_string(), "replica {id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_removed_refuses_requests_and_says_so() {
+    let cluster = Cluster::with(at_level_2);
+    cluster.execute(0, "x").await.expect("executed");
+    let removed = cluster.primary_but(None, 0).await.0;
+    let others: Vec<u8> = (0..3).filter(|id| *id != removed).collect();
+    change_voters(&cluster, &others).await;
+    assert_eq!(cluster.execute(others[0], "y").await.expect("executed"), "2");
+    let refused = cluster.execute(removed, "z").await.expect_err("it is no member");
+    assert!(matches!(&refused, RequestError::NotExecuted(why) if why.contains("removed")), "{refused:?}");
+    let give_up = soon();
+    while !cluster.replicas[&removed].status().core.is_retired {
+        assert!(Instant::now() < give_up, "it does not learn that the others do without it");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -9,6 +9,7 @@ use rsml::core::{Input, MemberChange, ReconfigureId};
 use rsml::{Addresses, Configuration, ConfiguredMember, DiskId, Epoch, Members, ReplicaId};
 
 use super::cluster::Cluster;
+use super::node::Node;
 
 impl Cluster {
     /// The members that the settings of a node name: founders know each other only.
@@ -61,7 +62,7 @@ impl Cluster {
         let members = self.any_members(&present);
         // Where disks lose something, the others must be able to make up for it: then operators
         // keep three voters, and do not force anything.
-        let is_careful = self.faults.has_losses();
+        let is_careful = self.faults.has_losses() || self.nodes.iter().any(Node::is_replaced);
         if is_careful && members.values().filter(|member| member.voting_disk().is_some()).count() < 3 {
             return;
         }

@@ -30,6 +30,8 @@ pub struct Membership {
     /// Replicas of the configuration before, and of later ones that this replica does not act
     /// under yet, and where they are reached.
     others: BTreeMap<ReplicaId, Option<PeerAddress>>,
+    /// Counts the changes of all that.
+    revision: u64,
 
     // Both follow from what is above.
     /// Every member, and where its peers reach it, as far as that is known here.
@@ -50,6 +52,7 @@ impl Membership {
             configuration: Configuration::default(),
             first_voters: BTreeMap::new(),
             others: BTreeMap::new(),
+            revision: 0,
             voters: BTreeMap::new(),
         }
     }
@@ -69,6 +72,7 @@ impl Membership {
             self.others = std::mem::take(&mut self.members);
         }
         self.configuration.clone_from(configuration);
+        self.revision += 1;
         if configuration.epoch == Epoch::FIRST {
             self.first_voters = configuration.voters().collect();
         }
@@ -80,8 +84,17 @@ impl Membership {
     pub(super) fn hear_of(&mut self, members: &[Member]) {
         for (id, member) in from_stored(members) {
             let peer = Some(member.addresses().peer.as_str()).filter(|peer| !peer.is_empty());
-            self.others.insert(id, peer.map(PeerAddress::from));
+            let peer = peer.map(PeerAddress::from);
+            if self.others.get(&id) != Some(&peer) {
+                self.others.insert(id, peer);
+                self.revision += 1;
+            }
         }
+    }
+
+    /// Differs whenever [`Membership::contacts`] may differ.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Every replica that this one talks to: the members, those of the configuration before, those

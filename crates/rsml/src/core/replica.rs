@@ -192,14 +192,12 @@ impl Replica {
         // record (trimmed or lost), so this replica does not know the voters.
         let knows_no_voters =
             is_born && state.sequence == Sequence::ZERO && matches!(entries.first(), None | Some(None));
+        let needs_database = recovered.first > state.sequence.next() || knows_no_voters;
         // The epoch of the hard state is the truth: the database may lag behind it, and is brought
         // there by the seals of the log. If one of them can't be read, this replica does not know
-        // the members of its epoch.
-        let configuration = match knows_no_voters {
-            true => None,
-            false => configuration_at(found.epoch, &state, &entries),
-        };
-        let needs_database = recovered.first > state.sequence.next() || (is_born && configuration.is_none());
+        // the members of its epoch, and needs a copy of a database as well.
+        let configuration = if needs_database { None } else { configuration_at(found.epoch, &state, &entries) };
+        let knows_no_members = is_born && configuration.is_none();
         // Entries between the start of the log and the ones that were read count as lost.
         let read = Sequence(recovered.last.0 - entries.len() as u64);
         let mut lost = Log::new(read.next(), entries.clone()).hole_ranges();
@@ -213,7 +211,7 @@ impl Replica {
         assert!(needs_database || known <= applied, "entries between {applied} and {known} are missing");
         let log = Log::new(known.next(), entries);
         let mut membership = options.membership.clone();
-        if let Some((first_voters, configuration)) = configuration.filter(|_| !needs_database) {
+        if let Some((first_voters, configuration)) = configuration {
             membership.adopt(&configuration);
             membership.set_first_voters(&first_voters);
         }
@@ -254,6 +252,9 @@ impl Replica {
         if needs_database {
             coverage!("snapshot.needs_database");
             catch_up.want(recovered.first.previous().max(Sequence::BIRTH));
+        } else if knows_no_members {
+            coverage!("epochs.seal_lost");
+            catch_up.want(learner.commit().next());
         }
         // The disk does not record which digests came with a snapshot and which were computed after
         // its installation, so all of them count as inherited.

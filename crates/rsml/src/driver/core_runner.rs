@@ -16,7 +16,7 @@ use super::sync;
 use super::sync::atomic::Ordering;
 use super::work::{Event, LogWork, SnapshotWork, received_bytes};
 use crate::core::{Input, Outputs, Refusal, Replica};
-use crate::{ClusterId, DivergedPeer, Epoch, Message, ReplicaId, Sequence};
+use crate::{ClusterId, DivergedPeer, Message, ReplicaId, Sequence};
 
 /// How often the core handles the passage of time when nothing else happens.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -28,8 +28,8 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 pub struct CoreRunner {
     core: Replica,
     network: NetworkManager,
-    /// The configuration whose members the network connects.
-    connected: Epoch,
+    /// The revision of the members that the network connects.
+    connected: u64,
     next_tick: StdInstant,
     next_warning: StdInstant,
     /// The diverged peers that were logged.
@@ -43,7 +43,7 @@ impl CoreRunner {
         let now = sync::now();
         network.set_peers(core.membership());
         CoreRunner {
-            connected: core.membership().epoch(),
+            connected: core.membership().revision(),
             core,
             network,
             next_tick: now,
@@ -100,8 +100,8 @@ impl CoreRunner {
     /// Has the network connect the members of the present configuration.
     fn follow_membership(&mut self) {
         let membership = self.core.membership();
-        if membership.epoch() != self.connected {
-            self.connected = membership.epoch();
+        if membership.revision() != self.connected {
+            self.connected = membership.revision();
             self.network.set_peers(membership);
         }
     }

@@ -116,7 +116,8 @@ impl Transport for TcpTransport {
     }
 
     fn set_peers(&self, membership: &Membership) {
-        let known = membership.peers().filter_map(|peer| Some((peer, membership.address(peer)?.clone())));
+        // Also former members, which are told what they miss, and those that the settings name.
+        let known = membership.contacts().into_iter().filter_map(|(peer, address)| Some((peer, address?)));
         let (added, removed) = self.shared.replace_peers(known.collect());
         for peer in removed {
             peer.remove();

@@ -2,6 +2,7 @@
 //! unnoticed.
 
 use super::*;
+use crate::value::{Members, Reconfigure, Value};
 use crate::wal::format::GroupHeader;
 
 const VERSION_1: &str = include_str!("../fixtures/version_1.hex");
@@ -99,6 +100,29 @@ fn the_length_of_leases_changes_nothing_else() {
     let differing: Vec<usize> = group.filter(|at| with[*at] != without[*at]).map(|at| at - BLOCK).collect();
     assert!(differing.iter().all(|at| (12..16).contains(at) || (328..336).contains(at)), "{differing:?}");
     assert_eq!(recover(&disk, SEGMENT_BYTES).expect("it is sound").hard_state, Some(changed.hard_state));
+}
+
+/// The format version of the group that this write makes, once it was found that it can be read.
+fn version_of(write: Persist) -> u8 {
+    let disk = SimulatedDisk::new(1);
+    let mut storage = wal_over(&disk, SEGMENT_BYTES);
+    storage.recover().expect("the disk is healthy");
+    storage.persist(std::slice::from_ref(&write)).expect("the disk is healthy");
+    let found = recover(&disk, SEGMENT_BYTES).expect("it is sound");
+    assert_eq!((found.hard_state, found.last), (Some(write.hard_state), Sequence(write.entries.len() as u64)));
+    disk.contents(FILE)[BLOCK + 8]
+}
+
+/// Programs that know nothing of seals must not start over them.
+#[test]
+fn what_follows_the_first_epoch_is_of_version_3() {
+    let seal = Value { reconfigure: Some(Reconfigure::new(Epoch(2), &Members::new())), ..Value::default() };
+    let first = append(1, 1, &entries(1, 3, 20));
+    let sealing = append(1, 1, &[entries(1, 1, 20)[0].clone(), seal.to_bytes()]);
+    let later = HardState { epoch: Epoch(2), ended_view: View(257), ..first.hard_state };
+    assert_eq!(version_of(first.clone()), 2);
+    assert_eq!(version_of(sealing), 3);
+    assert_eq!(version_of(Persist { hard_state: later, ..first }), 3);
 }
 
 #[test]
