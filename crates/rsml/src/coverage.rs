@@ -11,6 +11,7 @@ use std::cell::RefCell;
 pub const POINTS: [&str; 88] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
+    "epochs.answered_that_it_is_over",
     "epochs.asked_to_stand",
     "epochs.committed_installed",
     "epochs.entered",
@@ -28,7 +29,6 @@ pub const POINTS: [&str; 88] = [
     "epochs.seal_proposed",
     "epochs.session_ended",
     "epochs.superseded_by_the_next",
-    "epochs.told_that_it_is_over",
     "foreign.former_boot",
     "foreign.not_of_this_cluster",
     "learner.commit_not_durable",

@@ -16,6 +16,7 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 
+use crate::configuration::*;
 use crate::message::MessageHeader;
 use crate::message::*;
 use crate::transport::{Decoder, Envelope, Frame};

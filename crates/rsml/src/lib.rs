@@ -24,6 +24,7 @@ pub mod coverage;
 
 mod address;
 mod applier;
+mod configuration;
 pub mod core;
 mod driver;
 mod error;
@@ -41,6 +42,7 @@ pub mod wal;
 
 pub use address::PeerAddress;
 pub use applier::{Applied, Applier};
+pub use configuration::{Addresses, Configuration, ConfiguredMember, Member, MemberRole, Members, Reconfigure};
 pub use core::{
     Acceptor, DivergedPeer, Divergence, DivergenceKind, Learner, MemberChange, Membership, Proposer, RaiseError,
     ReconfigureError, RefusedCopy, TransferError, ViewManager,
@@ -55,10 +57,7 @@ pub use message::{Message, MessageHeader, Report};
 pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, SnapshotSource, Snapshots};
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, WriteId};
 pub use types::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, Instant, LevelRange, ReplicaId, Sequence, View};
-pub use value::{
-    Addresses, BirthRecord, Configuration, ConfiguredMember, DigestAt, Member, MemberRole, Members, Reconfigure,
-    ReplicatedState, RequestBatch, SessionState, Sessions, Value,
-};
+pub use value::{BirthRecord, DigestAt, ReplicatedState, RequestBatch, SessionState, Sessions, Value};
 
 /// The default interval at which the running digest is recorded: at every multiple of this sequence
 /// number. It must be the same on all replicas.

@@ -511,7 +511,7 @@ fn voter(id: u8) -> (ReplicaId, ConfiguredMember) {
     (ReplicaId(id), ConfiguredMember::voter(DiskId(100 + u128::from(id))))
 }
 
-/// Lets these replicas vote, and no other be a member. Whoever comes follows as an observer first.
+/// Lets these replicas vote, and no other be a member. A new one follows as an observer first.
 async fn change_voters(cluster: &Cluster, voters: &[u8]) {
     let wanted: Members = voters.iter().map(|id| voter(*id)).collect();
     let give_up = soon();

@@ -76,7 +76,7 @@ impl Cluster {
             (0..replicas as usize).map(|place| Node::new(place, oracle.clone(), &mut random)).collect();
         if faults.highest_level > 1 {
             let highest = faults.highest_level;
-            // Whoever joins later must execute what the others raised the level to.
+            // A node that joins later must execute what the others raised the level to.
             let all_are_new = faults.reconfigure > 0;
             nodes.iter_mut().for_each(|node| {
                 let any = any_program(highest, &mut random);

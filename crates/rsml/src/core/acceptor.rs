@@ -169,8 +169,8 @@ impl Acceptor {
     /// Enters `epoch`, which begins after the seal at `since`, in one durable write. All through
     /// the seal is chosen: in `ended_view` or before, as far as that is known ([`View::BIRTH`]: not).
     /// Everything behind the seal is of the epoch that is over, and removed (rule M3).
-    /// `new_session`: as if the disk had been started anew, so that its requests are numbered from
-    /// 1 again.
+    /// `new_session`: as if the disk had been started again, so that its requests are numbered from
+    /// 1.
     pub fn enter(&mut self, epoch: Epoch, since: Sequence, ended_view: View, new_session: bool) {
         assert_eq!(epoch, self.hard.epoch.next(), "epochs are entered one after the other");
         assert!(self.hard.accepted_view.epoch() < epoch, "the log is of a view of epoch {epoch} already");

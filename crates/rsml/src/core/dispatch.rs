@@ -110,7 +110,7 @@ impl Replica {
     /// told how far this one knows entries as chosen, so that it may retire.
     fn admits_former_member(&mut self, sender: &MessageHeader, message: &Message) -> bool {
         let is_member = self.membership.contains(self.options.me);
-        if matches!(message, Message::Report(_)) && is_member && self.may_tell(sender.replica) {
+        if matches!(message, Message::Report(_)) && is_member && self.may_answer(sender.replica) {
             coverage!("epochs.former_member_answered");
             let report = self.own_report(Vec::new());
             self.send(sender.replica, Message::Report(Box::new(report)), Vec::new());

@@ -39,8 +39,9 @@ use bytes::Bytes;
 
 use super::replica::Replica;
 use super::{LogRead, ReadPurpose, Refusal};
+use crate::configuration::{Configuration, Reconfigure};
 use crate::message::{Committed, CommittedRequest, Ended, EndedRequest, Message, MessageHeader, Prepare};
-use crate::value::{Configuration, Reconfigure, Value, sealed_epoch};
+use crate::value::{Value, sealed_epoch};
 use crate::{Epoch, Instant, ReplicaId, Sequence, View};
 
 /// A peer said that this replica's epoch is over.
@@ -72,14 +73,14 @@ pub(super) struct Epochs {
     stand_in: Option<Epoch>,
     /// An entry of the present epoch is known as chosen.
     has_begun: bool,
-    /// When each peer was last told that its epoch is over, or asked whether the own one is.
-    told: BTreeMap<ReplicaId, Instant>,
+    /// When each peer last got a message about epochs that answers any other message.
+    answered: BTreeMap<ReplicaId, Instant>,
 }
 
 impl Epochs {
     /// Forgets when anything was said.
     pub fn restart_clocks(&mut self) {
-        self.told.clear();
+        self.answered.clear();
         if let Some(notice) = &mut self.notice {
             notice.asked = None;
         }
@@ -198,7 +199,7 @@ impl Replica {
         self.blocked = None;
         self.epochs.notice = None;
         self.epochs.has_begun = false;
-        self.epochs.told.clear();
+        self.epochs.answered.clear();
         let (membership, peers) = (&self.membership, &mut self.peers);
         let boots = std::mem::take(&mut peers.boots);
         let renamed = |((id, _), (disk, boot))| ((id, membership.is_voter(id, disk)), (disk, boot));
@@ -209,11 +210,10 @@ impl Replica {
     /// Goes on in a new epoch that somebody else has begun, or has to begin.
     pub(super) fn begin_epoch(&mut self) {
         let epoch = self.epoch();
-        if let Some((from, prepare)) = self.epochs.kept.take_if(|(_, kept)| View(kept.view).epoch() <= epoch) {
-            if View(prepare.view).epoch() == epoch {
-                coverage!("epochs.kept_prepare_answered");
-                return self.on_prepare(from, prepare);
-            }
+        let kept = self.epochs.kept.take_if(|(_, kept)| View(kept.view).epoch() <= epoch);
+        if let Some((from, prepare)) = kept.filter(|(_, kept)| View(kept.view).epoch() == epoch) {
+            coverage!("epochs.kept_prepare_answered");
+            return self.on_prepare(from, prepare);
         }
         if self.epochs.stand_in.take_if(|asked| *asked <= epoch) == Some(epoch) && self.may_stand() {
             coverage!("epochs.asked_to_stand");
@@ -250,12 +250,12 @@ impl Replica {
         self.send(to, Message::Ended(Ended { epoch, since, view, members, stand }), Vec::new());
     }
 
-    /// Whether `peer` was told nothing of the kind for a while; from now on it was.
-    pub(super) fn may_tell(&mut self, peer: ReplicaId) -> bool {
+    /// Whether `peer` got no such answer for a while; from now on it did.
+    pub(super) fn may_answer(&mut self, peer: ReplicaId) -> bool {
         let (now, pause_us) = (self.now, self.options.heartbeat_us / 2);
-        let is_due = self.epochs.told.get(&peer).is_none_or(|at| now.since_us(*at) >= pause_us);
+        let is_due = self.epochs.answered.get(&peer).is_none_or(|at| now.since_us(*at) >= pause_us);
         if is_due {
-            self.epochs.told.insert(peer, now);
+            self.epochs.answered.insert(peer, now);
         }
         is_due
     }
@@ -269,9 +269,9 @@ impl Replica {
             self.keep_prepare(sender.replica, prepare);
         }
         let is_news = !matches!(message, Message::Ended(_) | Message::EndedRequest(_) | Message::Committed(_));
-        if is_news && self.membership.knows_voters() && self.may_tell(sender.replica) {
+        if is_news && self.membership.knows_voters() && self.may_answer(sender.replica) {
             if sender.epoch < self.epoch() {
-                coverage!("epochs.told_that_it_is_over");
+                coverage!("epochs.answered_that_it_is_over");
                 self.send_ended(sender.replica, false);
             } else {
                 self.send(sender.replica, Message::EndedRequest(EndedRequest {}), Vec::new());

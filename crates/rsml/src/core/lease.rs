@@ -124,7 +124,7 @@ impl Replica {
     }
 
     fn holds_lease_at(&self, now: Instant) -> bool {
-        // Whoever granted it may have entered the next epoch meanwhile (rule M8).
+        // A grantor may have entered the next epoch meanwhile (rule M8).
         let holds = !self.is_sealed()
             && self.grantors(now).is_some_and(|grantors| grantors.count() + 1 >= self.membership.quorum());
         if holds {

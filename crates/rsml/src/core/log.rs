@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn seals_are_found_wherever_they_come_from_and_gone_with_their_entries() {
         let seal = |epoch| {
-            let seal = crate::value::Reconfigure::new(Epoch(epoch), &Default::default());
+            let seal = crate::configuration::Reconfigure::new(Epoch(epoch), &Default::default());
             crate::value::Value { reconfigure: Some(seal), ..Default::default() }.to_bytes()
         };
         let no_op = crate::value::Value::default().to_bytes();

@@ -14,7 +14,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::value::{BirthRecord, Configuration, Member, from_stored};
+use crate::configuration::{Configuration, Member, from_stored};
+use crate::value::BirthRecord;
 use crate::{ClusterId, DiskId, Epoch, PeerAddress, ReplicaId, Sequence};
 
 /// The members of a cluster, as one of them knows them.
@@ -215,7 +216,7 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::{Addresses, ConfiguredMember};
+    use crate::configuration::{Addresses, ConfiguredMember};
 
     const ME: ReplicaId = ReplicaId(1);
 

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::progress::Progress;
-use crate::value::{Reconfigure, RequestBatch, Sessions, Value};
+use crate::configuration::Reconfigure;
+use crate::value::{RequestBatch, Sessions, Value};
 use crate::{Boot, DiskId, FeatureLevel, Instant, ReplicaId, Sequence, View};
 
 /// The answer of the proposer to requests.

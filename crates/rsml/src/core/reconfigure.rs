@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use super::ReconfigureId;
 use super::replica::Replica;
-use crate::value::{Members, Reconfigure};
+use crate::configuration::{Members, Reconfigure};
 use crate::{DiskId, Epoch, FeatureLevel, Instant, ReplicaId, Sequence};
 
 /// Maximum number of voters.

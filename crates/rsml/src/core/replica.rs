@@ -24,8 +24,9 @@ use super::transfer::LeadershipTransfer;
 use super::trimming::Retention;
 use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outputs, ReadPurpose, Refusal};
+use crate::configuration::Configuration;
 use crate::message::Report;
-use crate::value::{Configuration, ReplicatedState, Sessions, Value};
+use crate::value::{ReplicatedState, Sessions, Value};
 use crate::{Boot, ClusterId, DiskId, Epoch, FeatureLevel, HardState, Instant, Recovered, ReplicaId, Sequence, View};
 
 /// Everything that a replica starts from.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use super::digests::{DivergedPeer, RefusedCopy};
 use super::replica::Replica;
 use super::snapshot::CopyStatus;
+use crate::configuration::Configuration;
 use crate::message::MessageHeader;
 use crate::message::{Levels, Report};
-use crate::value::{Configuration, DigestAt, Value};
+use crate::value::{DigestAt, Value};
 use crate::{Boot, DiskId, FeatureLevel, LevelRange, Message, ReplicaId, Sequence, View};
 
 use super::level::RaiseError;

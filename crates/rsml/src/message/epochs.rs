@@ -1,6 +1,6 @@
 //! Messages between replicas that act in different epochs, or that help one into the next epoch.
 
-use crate::value::Member;
+use crate::configuration::Member;
 
 /// See [`Message::Ended`](super::Message::Ended).
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]

@@ -1,9 +1,9 @@
 //! Epochs: when a replica enters the next one, and what it does and does not do before and after.
 
 use super::*;
+use crate::configuration::{ConfiguredMember, Members, Reconfigure};
 use crate::core::{MemberChange, ReconfigureError, ReconfigureId, RequestId, Unready};
 use crate::message::{Committed, CommittedRequest, Ended, PreVote, Prepare};
-use crate::value::{ConfiguredMember, Members, Reconfigure};
 
 const FAR: Instant = Instant(1 << 40);
 const SECOND: Epoch = Epoch(2);

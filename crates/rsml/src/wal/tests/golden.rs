@@ -2,7 +2,8 @@
 //! unnoticed.
 
 use super::*;
-use crate::value::{Members, Reconfigure, Value};
+use crate::configuration::{Members, Reconfigure};
+use crate::value::Value;
 use crate::wal::format::GroupHeader;
 
 const VERSION_1: &str = include_str!("../fixtures/version_1.hex");

@@ -1,0 +1,190 @@
+//! The members of a cluster, in the form in which they are replicated, stored and sent.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use crate::{DiskId, Epoch, ReplicaId, Sequence};
+
+/// A 128-bit id on the wire and on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct Id128 {
+    /// The upper 64 bits.
+    #[prost(fixed64, tag = "1")]
+    pub high: u64,
+    /// The lower 64 bits.
+    #[prost(fixed64, tag = "2")]
+    pub low: u64,
+}
+
+impl From<u128> for Id128 {
+    fn from(id: u128) -> Self {
+        Id128 { high: (id >> 64) as u64, low: id as u64 }
+    }
+}
+
+impl From<Id128> for u128 {
+    fn from(id: Id128) -> Self {
+        u128::from(id.high) << 64 | u128::from(id.low)
+    }
+}
+
+/// The part that a member plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum MemberRole {
+    /// Its disk votes.
+    Voter = 0,
+    /// It follows the log without a vote.
+    Observer = 1,
+}
+
+/// Where a member is reached. Empty: not known here, or as the settings say.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Addresses {
+    /// By its peers: `host:port`.
+    #[prost(string, tag = "1")]
+    pub peer: String,
+    /// By clients: opaque to RSML.
+    #[prost(string, repeated, tag = "2")]
+    pub clients: Vec<String>,
+}
+
+/// A member of a configuration, as it is stored and sent.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Member {
+    /// The id of the replica.
+    #[prost(uint32, tag = "1")]
+    pub replica: u32,
+    /// The disk whose answers are votes; 0 for an observer, which may have any.
+    #[prost(message, required, tag = "2")]
+    pub disk_id: Id128,
+    /// The part that it plays.
+    #[prost(enumeration = "MemberRole", tag = "3")]
+    pub role: i32,
+    /// Where it is reached.
+    #[prost(message, optional, tag = "4")]
+    pub addresses: Option<Addresses>,
+}
+
+/// One member of a [`Configuration`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ConfiguredMember {
+    /// It votes.
+    Voter {
+        /// The disk whose answers are votes.
+        disk: DiskId,
+        /// Where it is reached.
+        addresses: Addresses,
+    },
+    /// It follows the log without a vote, with whatever disk.
+    Observer {
+        /// Where it is reached.
+        addresses: Addresses,
+    },
+}
+
+impl ConfiguredMember {
+    /// A voter, which is reached as the settings say.
+    pub fn voter(disk: DiskId) -> ConfiguredMember {
+        ConfiguredMember::Voter { disk, addresses: Addresses::default() }
+    }
+
+    /// The disk that votes.
+    pub fn voting_disk(&self) -> Option<DiskId> {
+        match self {
+            ConfiguredMember::Voter { disk, .. } => Some(*disk),
+            ConfiguredMember::Observer { .. } => None,
+        }
+    }
+
+    /// Where it is reached.
+    pub fn addresses(&self) -> &Addresses {
+        match self {
+            ConfiguredMember::Voter { addresses, .. } | ConfiguredMember::Observer { addresses } => addresses,
+        }
+    }
+
+    pub(crate) fn to_stored(&self, id: ReplicaId) -> Member {
+        let role = match self {
+            ConfiguredMember::Voter { .. } => MemberRole::Voter,
+            ConfiguredMember::Observer { .. } => MemberRole::Observer,
+        };
+        let addresses = Some(self.addresses()).filter(|addresses| **addresses != Addresses::default());
+        let disk_id = self.voting_disk().unwrap_or_default().0.into();
+        Member { replica: u32::from(id.0), disk_id, role: role.into(), addresses: addresses.cloned() }
+    }
+
+    fn from_stored(member: &Member) -> ConfiguredMember {
+        let addresses = member.addresses.clone().unwrap_or_default();
+        match member.role() {
+            MemberRole::Voter => ConfiguredMember::Voter { disk: DiskId(member.disk_id.into()), addresses },
+            MemberRole::Observer => ConfiguredMember::Observer { addresses },
+        }
+    }
+}
+
+/// The members of a configuration.
+pub type Members = BTreeMap<ReplicaId, ConfiguredMember>;
+
+pub(crate) fn from_stored(members: &[Member]) -> Members {
+    members.iter().map(|member| (ReplicaId(member.replica as u8), ConfiguredMember::from_stored(member))).collect()
+}
+
+pub(crate) fn to_stored(members: &Members) -> Vec<Member> {
+    members.iter().map(|(id, member)| member.to_stored(*id)).collect()
+}
+
+/// The replicated part of a [`crate::Membership`]: the members, and which of them vote.
+///
+/// Entries `since + 1` to the next seal (see [`Reconfigure`]) are chosen by majorities of its
+/// voters, and by nobody else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Configuration {
+    /// Its number.
+    pub epoch: Epoch,
+    /// The entry that began it: the seal of the epoch before, or the bootstrap record.
+    pub since: Sequence,
+    /// The members.
+    pub members: Members,
+}
+
+impl Configuration {
+    /// The voters, each with the disk whose answers are votes.
+    pub fn voters(&self) -> impl Iterator<Item = (ReplicaId, DiskId)> {
+        self.members.iter().filter_map(|(id, member)| Some((*id, member.voting_disk()?)))
+    }
+
+    /// Whether that disk of a replica may belong to a member: an observer may use any.
+    pub fn may_use(&self, replica: ReplicaId, disk: DiskId) -> bool {
+        self.members.get(&replica).is_some_and(|member| member.voting_disk().is_none_or(|voting| voting == disk))
+    }
+
+    /// The configuration that a seal at `sequence` names, if it ends this one.
+    pub fn after(&self, seal: &Reconfigure, sequence: Sequence) -> Option<Configuration> {
+        (self.epoch > Epoch(0) && seal.epoch == self.epoch.next().0).then(|| Configuration {
+            epoch: Epoch(seal.epoch),
+            since: sequence,
+            members: from_stored(&seal.members),
+        })
+    }
+}
+
+/// A *seal*: the entry that ends an epoch and names the members of the next one. It counts only
+/// where the log is in the epoch before; elsewhere it is a no-op.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Reconfigure {
+    /// The epoch that begins after this entry.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Its members.
+    #[prost(message, repeated, tag = "2")]
+    pub members: Vec<Member>,
+}
+
+impl Reconfigure {
+    /// The seal that lets `epoch` begin with these members.
+    pub fn new(epoch: Epoch, members: &Members) -> Reconfigure {
+        Reconfigure { epoch: epoch.0, members: to_stored(members) }
+    }
+}
