@@ -46,16 +46,19 @@ TESTS = {
 # Code that the simulator never runs: threads, sockets, RocksDB, servers, clients.
 NOT_SIMULATED = re.compile(r"crates/(kv-client|synodkv|rsml/src/(driver|transport)|kv-api/src/thrift|kv-store/src/engine/rocks|"
                            r"kv-server/src(?!/(?:replication|router)))/")
-# With --glue also these, in this order: the code around the core, with RocksDB, sockets, threads and processes.
+# With --glue also these, in this order: the code around the core, with RocksDB, sockets, threads and processes. Each is a
+# crate and, unless all of its test programs are meant, the name of one.
 GLUE = {
-    "rsml": {"rsml driver": ["-p", "rsml", "--test", "driver"]},
-    "kv-store": {"kv-store with RocksDB": ["-p", "kv-store"]},
-    "kv-server": {"kv-server with RocksDB": ["-p", "kv-server"]},
-    "synodkv": {"synodkv": ["-p", "synodkv"]},
+    "rsml": {"rsml driver": ("rsml", "driver")},
+    "kv-store": {"kv-store with RocksDB": ("kv-store", None)},
+    "kv-server": {"kv-server with RocksDB": ("kv-server", None)},
+    "synodkv": {"synodkv": ("synodkv", None)},
 }
 # For every patch, whichever crate it changes.
 POWER = "loss of power"
-EVERYWHERE = {POWER: ["-p", "synodkv", "--test", "field"], "processes": ["-p", "synodkv", "--test", "cluster"]}
+EVERYWHERE = {POWER: ("synodkv", "field"), "processes": ("synodkv", "cluster")}
+# The build of these suites. A part of the workspace could choose other features, and RocksDB would be built once more.
+WITH_ROCKSDB = ["--workspace"]
 # Of these suites only some tests: the arguments of the test program.
 FILTERS = {SCENES: ["::"], POWER: ["power::"]}
 
@@ -90,6 +93,10 @@ class Patch:
 
     def crates(self):
         return sorted({name.split("/")[1] for name in self.touches if name.startswith("crates/")})
+
+    def tested(self):
+        """The crates whose tests are run: those that the patch changes. What a call of kv-api means shows in kv-server."""
+        return list(dict.fromkeys([*self.crates(), *(["kv-server"] if "kv-api" in self.crates() else [])]))
 
     def simulations(self):
         """The arguments of the simulator, one after the other; `Simulate: none`: it never runs the changed code."""
@@ -176,10 +183,10 @@ class Copy:
         return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
     def build_tests(self, arguments):
-        """The programs of tests, each with the directory in which it runs."""
+        """The programs of tests: each with its name, and the directory of its crate, in which it runs."""
         said = self.cargo("test", *arguments, "--no-run")
         programs = [entry for entry in said if entry.get("executable") and entry["profile"]["test"]]
-        return [(entry["executable"], Path(entry["manifest_path"]).parent) for entry in programs]
+        return [(entry["target"]["name"], Path(entry["manifest_path"]).parent, entry["executable"]) for entry in programs]
 
     def build_simulator(self):
         self.cargo("build", "-p", "proof", "--bin", "sim")
@@ -212,9 +219,13 @@ class Programs:
 
     def tests(self, crate):
         """(program, directory, arguments) of the tests of this crate, of the scenes, or of a suite of the glue."""
-        told = TESTS.get(crate) or SUITES.get(crate)
-        built = self.get(f"tests of {crate}", lambda: self.copy.build_tests(told)) if told else []
-        return [(*program, FILTERS.get(crate, [])) for program in built]
+        if crate in SUITES:
+            folder, name = SUITES[crate]
+            built = self.get("tests with RocksDB", lambda: self.copy.build_tests(WITH_ROCKSDB))
+            built = [program for program in built if program[1].name == folder and name in (None, program[0])]
+        else:
+            built = self.get(f"tests of {crate}", lambda: self.copy.build_tests(TESTS[crate])) if crate in TESTS else []
+        return [(program, directory, FILTERS.get(crate, [])) for _, directory, program in built]
 
     def seconds_of_tests(self, crate):
         """How long the tests of this crate take without any patch; they are run for it, once."""
@@ -292,7 +303,7 @@ class Hunt:
 
     def run(self, patch, first_seed):
         options, result = self.options, {name.lower(): patch.fields.get(name, "") for name in ("Plants", "Rule", "Source")}
-        tests = next(filter(None, map(self.tests, patch.crates())), [])
+        tests = next(filter(None, map(self.tests, patch.tested())), [])
         if options.all or not tests:
             seeds, reasons = [], []
             for number in range(options.runs if patch.simulations() else 0):

@@ -219,6 +219,35 @@ mod tests {
     }
 
     #[test]
+    fn a_direct_write_returns_when_the_device_has_the_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = open(directory.path(), &DirectWrites::new(true));
+        file.write_durably(block(1, 1).bytes(), 0).unwrap();
+        // Closed: this file system refuses direct writes.
+        if let Some(direct) = &*file.direct.lock().unwrap() {
+            let flags = rustix::fs::fcntl_getfl(direct).unwrap();
+            assert!(flags.contains(OFlags::DIRECT | OFlags::DSYNC), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_file_system_refuses_to_write_directly_goes_through_the_page_cache() {
+        let directory = tempfile::tempdir().unwrap();
+        let possible = DirectWrites::new(true);
+        let file = open(directory.path(), &possible);
+        // Opens for writing like any file, and refuses what is no number as invalid.
+        let refusing = OpenOptions::new().write(true).open("/proc/self/oom_score_adj").unwrap();
+        *file.direct.lock().unwrap() = Some(refusing);
+        for (number, offset) in [(1, 0), (2, 4096)] {
+            file.write_durably(block(number, 1).bytes(), offset).unwrap();
+            let mut read = [0; DIRECT_ALIGNMENT];
+            file.read_at(&mut read, offset).unwrap();
+            assert_eq!(read, [number; DIRECT_ALIGNMENT]);
+            assert!(!possible.are_possible() && file.direct.lock().unwrap().is_none(), "it is not tried again");
+        }
+    }
+
+    #[test]
     fn a_buffer_is_aligned_at_every_length() {
         for length in [1, 4095, 4096, 4097, 1 << 20] {
             let mut buffer = DirectBuffer::default();

@@ -154,19 +154,27 @@ fn callers_are_told_when_the_level_is_applied_or_their_time_is_over() {
 }
 
 #[test]
-fn while_a_transfer_lets_nothing_be_proposed_a_raise_waits() {
-    let mut lone = leading(2);
-    let view = lone.replica.status().view;
-    lone.report(ONE, levels(2));
-    lone.report(TWO, levels(2));
-    lone.receive(ONE, Message::Accepted(accepted(view, 10)));
-    lone.step(Input::Transfer { id: TransferId(1), to: Some(ONE), deadline: FAR });
-    assert!(lone.replica.is_draining());
-    assert_eq!(raises(&raise(&mut lone, None)), []);
-    lone.report(TWO, levels(1));
-    let after = lone.tick_at(lone.now + 600_000);
-    assert!(!lone.replica.is_draining(), "nobody took over");
-    assert_eq!(raises(&after), [], "a member has gone back meanwhile");
+fn a_raise_waits_while_a_transfer_lets_nothing_be_proposed_and_is_then_checked_again() {
+    for (meanwhile, expected) in [(2, vec![2]), (1, vec![])] {
+        let mut lone = leading(2);
+        let view = lone.replica.status().view;
+        lone.report(ONE, levels(2));
+        lone.report(TWO, levels(2));
+        lone.receive(ONE, Message::Accepted(accepted(view, 10)));
+        let over = lone.now + 600_000;
+        lone.step(Input::Transfer { id: TransferId(1), to: Some(ONE), deadline: FAR });
+        assert!(lone.replica.is_draining());
+        assert_eq!(raises(&raise(&mut lone, None)), []);
+        lone.report(TWO, levels(meanwhile));
+        // It is still followed when the transfer ends, so it goes on leading.
+        assert_eq!(raises(&lone.tick_at(over - 1)), []);
+        lone.receive(ONE, Message::Accepted(accepted(view, 10)));
+        assert!(lone.replica.is_draining());
+        let after = lone.tick_at(over);
+        assert!(!lone.replica.is_draining(), "nobody took over");
+        assert_eq!(lone.replica.status().role, "primary");
+        assert_eq!(raises(&after), expected, "a member executes levels up to {meanwhile} by then");
+    }
 }
 
 #[test]
