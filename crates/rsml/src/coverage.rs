@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
 /// sessions.
-pub const POINTS: [&str; 88] = [
+pub const POINTS: [&str; 89] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
     "epochs.answered_that_it_is_over",
@@ -19,6 +19,7 @@ pub const POINTS: [&str; 88] = [
     "epochs.former_member_answered",
     "epochs.former_primary_stands",
     "epochs.kept_prepare_answered",
+    "epochs.lost_past_restored",
     "epochs.needs_a_copy",
     "epochs.prepare_kept",
     "epochs.reads_wait",

@@ -164,7 +164,9 @@ impl Cluster {
             return;
         }
         let Doing::Commit { op, .. } = self.clients[client].doing else { return };
-        let other = self.any_node();
+        // In the end a client finds a member soon.
+        let candidates = if self.faults_ended { self.member_nodes() } else { (0..self.nodes.len()).collect() };
+        let other = candidates[self.random.below(candidates.len() as u64) as usize];
         if !self.is_served(other) {
             return self.lost(op);
         }

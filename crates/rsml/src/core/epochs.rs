@@ -115,6 +115,17 @@ impl Replica {
             && self.acceptor.promised().epoch() <= self.epoch().max(Epoch::FIRST)
     }
 
+    /// Nobody leads, and this voter can't promise, since its disk has lost entries of an epoch
+    /// before: others may need its promise. All of these entries are chosen, so a copy restores
+    /// them, and no primary is needed for that.
+    pub(super) fn restore_lost_past(&mut self) {
+        let since = self.membership.since();
+        if self.is_voter() && self.acceptor.has_lost_through(since) && self.epoch() > Epoch::FIRST {
+            coverage!("epochs.lost_past_restored");
+            self.want_snapshot(since, None);
+        }
+    }
+
     /// Whether this replica is no member any more, and the others can do without it (rule M7).
     pub fn is_retired(&self) -> bool {
         let is_removed = self.membership.knows_voters() && !self.membership.contains(self.options.me);

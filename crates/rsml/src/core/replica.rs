@@ -419,6 +419,7 @@ impl Replica {
             Role::Secondary => {
                 if timed_out {
                     self.forget_what_nobody_has();
+                    self.restore_lost_past();
                 }
                 // A replica that waits for a snapshot could not lead, and would only keep others
                 // from leading.
