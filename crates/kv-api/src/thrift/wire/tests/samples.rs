@@ -106,7 +106,7 @@ pub fn calls() -> Vec<ThriftCall> {
         SetVersionstampedValueRequest::new(bytes("k"), vec![0; 10], family(), text("token")).into(),
         FaultInjectionRequest::new("TIMEOUT".to_owned(), OrderedFloat(0.25), 10, text("commit"), text("token")).into(),
         PingRequest::new(bytes("hello"), 123).into(),
-        AuthenticateRequest::new("token".to_owned()).into(),
+        AuthenticateRequest::new("token".into()).into(),
         GetClusterHealthRequest::new(text("token")).into(),
         GetDatabaseStatsRequest::new(text("token"), true).into(),
         GetNodeInfoRequest::new(text("token"), 2).into(),
