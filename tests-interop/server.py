@@ -109,6 +109,8 @@ class Server:
         self._run("auth", "role", "set", "of-client", *grants, *target)
         self._run("auth", "user", "add", USER, "--role", "of-client", *target)
         self.token = self._run("auth", "token", "create", USER, *target)
+        for host, port in self.addresses:
+            self._wait_until_known(f"{host}:{port}")
 
     def _start_cluster(self, program, engine, folder):
         first = free_ports(3 * self.nodes)
@@ -124,6 +126,17 @@ class Server:
             arguments = ["--config", str(config), "--node-id", str(node), "--data-dir", str(folder / f"data-{node}")]
             self._processes.append(Process(program, engine, arguments, environment, admin))
         self.addresses = [(HOST, thrift) for thrift, _, _ in ports]
+
+    def _wait_until_known(self, address):
+        """Until the server at this address has heard of the user's token, which another one has made."""
+        file = self._folder / "client.token"
+        file.write_text(self.token)
+        command = [self._program, "range", "--limit", "1", "--addr", address, "--ca", self.ca, "--token-file", str(file)]
+        deadline = time.monotonic() + READY_DEADLINE_S
+        while (ended := subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)).returncode:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{address} does not know the token: {ended.stdout}")
+            time.sleep(POLL_S)
 
     def _wait_until_healthy(self):
         deadline = time.monotonic() + READY_DEADLINE_S
