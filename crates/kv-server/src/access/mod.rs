@@ -148,35 +148,30 @@ impl Gate {
     }
 
     /// Binds the connection to the holder of this token, and returns the user; `None` while the
-    /// policy is not enabled. After a failure the connection has no identity.
+    /// policy is not enabled. After a failure the connection has no identity, until the applied policy has
+    /// changed: the token may have been made at another server a moment ago.
     ///
     /// # Errors
     /// [`KvError::Unauthenticated`].
     pub fn authenticate(&self, session: &Session, token: &str) -> Result<Option<String>, KvError> {
-        let identified = self.identify(token);
-        match &identified {
-            Ok((credential, user)) => {
-                session.present(credential.clone());
-                if user.is_some() {
-                    session.is_now_known();
-                }
+        let credential = match self.credential(token) {
+            Ok(credential) => credential,
+            Err(error) => {
+                session.refuse(error.clone());
+                return Err(error);
             }
-            Err(error) => session.refuse(error.clone()),
-        }
-        identified.map(|(_, user)| user)
-    }
-
-    fn identify(&self, token: &str) -> Result<(Credential, Option<String>), KvError> {
+        };
+        session.present(credential.clone());
         let revision = self.source.enabled_revision();
-        let credential = self.credential(token)?;
         if revision == 0 {
-            return Ok((credential, None));
+            return Ok(None);
         }
         let granted = self.resolve(&credential, self.epoch(revision)).granted?;
         if granted.rights.have_expired(now_us()) {
             return Err(expired());
         }
-        Ok((credential, Some(granted.rights.user().to_owned())))
+        session.is_now_known();
+        Ok(Some(granted.rights.user().to_owned()))
     }
 
     /// The facts besides the credential on which rights depend.

@@ -111,6 +111,17 @@ fn a_failed_authentication_takes_the_identity_away() {
     }
 }
 
+/// It was made at another server, and this one had not heard of it.
+#[test]
+fn a_refused_token_counts_once_the_server_has_heard_of_it() {
+    let (policy, gate) = gate();
+    let session = session();
+    assert!(is_unauthenticated(gate.authenticate(&session, &token(3))));
+    assert!(is_unauthenticated(admit(&gate, &session, Rule::Identified)) && !gate.knows(&session));
+    policy.change(AccessCommand::AddToken(record(3, "eve")));
+    assert_eq!(user_of(admit(&gate, &session, Rule::Identified)), "eve");
+}
+
 #[test]
 fn no_error_holds_a_part_of_the_token() {
     let (_, gate) = gate();

@@ -44,7 +44,7 @@ fn commit() -> AtomicCommitRequest {
         read_conflicts: Some(vec![key_ref()]),
         finished_idempotency_ids: Some(vec![vec![8; 16], vec![7]]),
         include_details: Some(true),
-        auth_token: text("token"),
+        auth_token: text("token").map(Into::into),
     }
 }
 
@@ -63,7 +63,7 @@ fn range() -> GetRangeRequest {
         begin_selector: Some(selector(1)),
         end_selector: Some(selector(-1)),
         consistency: text("stale"),
-        auth_token: text("token"),
+        auth_token: text("token").map(Into::into),
     }
 }
 
@@ -82,7 +82,7 @@ fn snapshot_range() -> SnapshotGetRangeRequest {
         target_bytes: None,
         begin_selector: None,
         end_selector: Some(selector(0)),
-        auth_token: text("token"),
+        auth_token: text("token").map(Into::into),
     }
 }
 
