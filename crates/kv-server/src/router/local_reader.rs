@@ -183,3 +183,29 @@ fn is_short(query: &RangeQuery) -> bool {
     let passed: u64 = selectors.map(|selector| u64::from(selector.offset.unsigned_abs())).sum();
     query.limit.is_some_and(|limit| limit.saturating_add(query.skip).saturating_add(passed) <= INLINE_ROWS)
 }
+
+#[cfg(test)]
+mod tests {
+    use kv_api::LoggedWrite;
+    use kv_api::access::{AccessCommand, TokenRecord};
+    use kv_store::{Durability, MemoryEngine, StoreOptions};
+
+    use super::*;
+
+    fn database() -> Arc<TransactionalKvDatabase> {
+        let engine = Arc::new(MemoryEngine::new(Durability::EveryWrite));
+        TransactionalKvDatabase::open(engine, StoreOptions::standalone()).expect("an empty database")
+    }
+
+    #[tokio::test]
+    async fn the_revision_is_that_of_the_live_database() {
+        let (old, new) = (database(), database());
+        let reader = LocalReader::new(old, ReadSlots::new(1));
+        new.raise_level(2).expect("this program executes it");
+        let token = TokenRecord { id: 1, sha256: vec![0; 32].into(), ..TokenRecord::default() };
+        new.write(LoggedWrite::access(AccessCommand::Enable(token).into(), 1)).await.expect("the first change");
+        assert_eq!(reader.enabled_revision(), 0);
+        drop(reader.switch(new));
+        assert_eq!(reader.enabled_revision(), 1);
+    }
+}

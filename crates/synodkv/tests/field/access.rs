@@ -145,7 +145,8 @@ fn no_request_succeeds_that_began_after_its_rights_were_taken_away() {
     run(async {
         let cluster = Cluster::start(Setup::default()).await;
         let root = Root::enable(&cluster.servers[0], &[]);
-        let rounds: [(&'static str, Method, fn(&str) -> String); 3] = [
+        type PathOfToken = fn(&str) -> String;
+        let rounds: [(&'static str, Method, PathOfToken); 3] = [
             ("revoked", Method::DELETE, |token| format!("/auth/tokens/{}", id_of(token))),
             ("disabled", Method::POST, |_| "/auth/users/disabled/disabled?value=1".to_string()),
             ("weakened", Method::POST, |_| {
@@ -195,7 +196,7 @@ fn a_server_without_a_primary_answers_nothing_after_the_time_that_is_set() {
         let cluster = Cluster::start(Setup::toml("[auth]\nmax_staleness_ms = 400\n")).await;
         let primary = cluster.primary().await;
         let root = Root::enable(&cluster.servers[0], &[]);
-        // A secondary that hears nobody, and then a primary that is alone.
+        // A secondary without any other replica, and then a primary without one.
         for left in [(primary + 1) % 3, primary] {
             let server = &cluster.servers[left];
             let others = || cluster.servers.iter().filter(|other| other.thrift != server.thrift);
