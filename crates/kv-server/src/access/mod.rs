@@ -126,9 +126,23 @@ impl Gate {
         Ok(caller)
     }
 
-    /// Whether the client of this connection has shown who it is, or need not.
+    /// Whether the client of this connection has shown who it is, by a certificate or a token, or need not.
     pub fn knows(&self, session: &Session) -> bool {
-        (self.source.enabled_revision() == 0 && !self.closed_until_enabled) || session.is_known()
+        match self.source.enabled_revision() {
+            0 => !self.closed_until_enabled || session.is_known(),
+            revision => session.is_known() || self.identifies(session, revision),
+        }
+    }
+
+    /// Whether what the connection has shown identifies a user, even before its first request.
+    fn identifies(&self, session: &Session, revision: u64) -> bool {
+        let epoch = self.epoch(revision);
+        let granted = session.granted(epoch, |credential| self.resolve(credential, epoch));
+        let is_user = matches!(granted, Some(Ok(granted)) if !granted.rights.have_expired(now_us()));
+        if is_user {
+            session.is_now_known();
+        }
+        is_user
     }
 
     fn admit_unchecked(&self, session: &Arc<Session>, method: &'static str, rule: Rule) -> Result<Caller, KvError> {

@@ -155,9 +155,10 @@ fn a_certificate_identifies_its_user() {
         certificate_user: Some(user.into()),
         ..ConnectionFacts::plain("10.0.0.1:1".parse().expect("an address"), None)
     };
-    let eve = Arc::new(Session::new(facts("eve")));
+    let (eve, nobody) = (Arc::new(Session::new(facts("eve"))), Arc::new(Session::new(facts("nobody"))));
+    assert!(gate.knows(&eve) && !gate.knows(&nobody), "before the first request");
     assert_eq!(user_of(admit(&gate, &eve, Rule::Operation)), "eve");
-    assert!(is_unauthenticated(admit(&gate, &Arc::new(Session::new(facts("nobody"))), Rule::Operation)));
+    assert!(is_unauthenticated(admit(&gate, &nobody, Rule::Operation)));
     policy.change(AccessCommand::DisableUser(DisableUser { name: "eve".into(), disabled: true }));
     assert!(is_unauthenticated(admit(&gate, &eve, Rule::Operation)));
 }
