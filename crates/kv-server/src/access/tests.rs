@@ -2,6 +2,7 @@
 //! needs.
 
 mod oracle;
+mod under_way;
 
 use std::net::SocketAddr;
 use std::sync::RwLock;
