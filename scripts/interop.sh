@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Runs the scenario of tests-interop/SCENARIO.md with stock Thrift clients of four languages. Their code is made by the stock
 # compiler, from the present interface and from the one of existing clients. The servers are a standalone one, one with TLS,
-# three replicas in one process, and three processes. Ends with a table; exit status 1 if a step failed.
+# three replicas in one process, three processes, and three processes with TLS and authentication. Ends with a table; exit
+# status 1 if a step failed.
 #
 #   scripts/interop.sh                                   # everything; installs missing packages
 #   scripts/interop.sh --clients python,node             # of python, node, cpp, rust
-#   scripts/interop.sh --modes standalone,cluster        # of standalone, encrypted, replicated, cluster
+#   scripts/interop.sh --modes standalone,cluster        # of standalone, encrypted, replicated, cluster, guarded
 #   scripts/interop.sh --synodkv PROGRAM --engine memory # an existing program, perhaps without RocksDB
 #   scripts/interop.sh -- -x -k "range"                  # options after -- go to pytest
 #
@@ -22,7 +23,7 @@ legacy=$sources/legacy.thrift
 build="$CARGO_TARGET_DIR/interop"
 
 clients=python,node,cpp,rust
-modes=standalone,encrypted,replicated,cluster
+modes=standalone,encrypted,replicated,cluster,guarded
 synodkv=
 engine=rocksdb
 

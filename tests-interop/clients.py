@@ -61,7 +61,20 @@ class Kind:
 
     def connect(self, server):
         client = ApacheClient if self.library == "thrift" else ThriftpyClient
-        return InTurn([client(self, *address, server.ca) for address in server.addresses])
+        clients = [client(self, *address, server) for address in server.addresses]
+        if self.authenticates(server):
+            for each in clients:
+                response = each.authenticate(each.types.AuthenticateRequest(token=server.token))
+                assert response.success, response.error
+        return InTurn(clients)
+
+    def authenticates(self, server):
+        """Existing clients know no tokens: a certificate says who they are."""
+        return server.token is not None and self.interface == "current"
+
+    def certificate(self, server):
+        """The files of the certificate and its key, or None."""
+        return None if server.certificate is None or self.authenticates(server) else (server.certificate, server.key)
 
 
 def _kinds(library, protocols, transports):
@@ -97,14 +110,17 @@ class InTurn:
 class ApacheClient:
     """The PyPI package `thrift`, with classes made by the Apache Thrift compiler."""
 
-    def __init__(self, kind, host, port, ca):
+    def __init__(self, kind, host, port, server):
         package = INTERFACES[kind.interface].stem
         self.types = importlib.import_module(f"{package}.ttypes")
         service = importlib.import_module(f"{package}.TransactionalKV")
-        if ca is None:
+        if server.ca is None:
             socket = TSocket.TSocket(host, port)
         else:
-            socket = TSSLSocket.TSSLSocket(host, port, cert_reqs=ssl.CERT_REQUIRED, ca_certs=ca)
+            certificate, key = kind.certificate(server) or (None, None)
+            socket = TSSLSocket.TSSLSocket(
+                host, port, cert_reqs=ssl.CERT_REQUIRED, ca_certs=server.ca, certfile=certificate, keyfile=key
+            )
         socket.setTimeout(TIMEOUT_MS)
         self._transport = APACHE_TRANSPORTS[kind.transport](socket)
         self._client = service.Client(APACHE_PROTOCOLS[kind.protocol](self._transport))
@@ -125,7 +141,8 @@ class ApacheClient:
 class ThriftpyClient:
     """The PyPI package `thriftpy2`, which reads the interface file as it stands."""
 
-    def __init__(self, kind, host, port, ca):
+    def __init__(self, kind, host, port, server):
+        certificate, key = kind.certificate(server) or (None, None)
         self.types = thriftpy_interfaces[kind.interface]
         self._client = make_client(
             self.types.TransactionalKV,
@@ -134,7 +151,7 @@ class ThriftpyClient:
             proto_factory=THRIFTPY_PROTOCOLS[kind.protocol](),
             trans_factory=THRIFTPY_TRANSPORTS[kind.transport](),
             timeout=TIMEOUT_MS,
-            **({} if ca is None else {"cafile": ca}),
+            **({} if server.ca is None else {"cafile": server.ca, "certfile": certificate, "keyfile": key}),
         )
 
     def __getattr__(self, method):

@@ -1,6 +1,7 @@
 """Clients in other languages: each is a program that goes through the scenario and reports step by step.
 
-A program takes `--addresses HOST:PORT,... --protocol P --transport T --prefix TEXT --nodes N`, and `--ca FILE` for TLS; it prints a line per step
+A program takes `--addresses HOST:PORT,... --protocol P --transport T --prefix TEXT --nodes N`, `--ca FILE` for TLS, and with
+authentication `--token TOKEN`, or `--cert FILE --key FILE` where its interface has no tokens; it prints a line per step
 (`ok STEP` or `FAILED STEP: why`), and ends with status 0 when none failed, 1 when some did.
 """
 
@@ -37,6 +38,10 @@ class Program:
         command += ["--protocol", self.protocol, "--transport", self.transport, "--nodes", str(server.nodes)]
         if server.ca is not None:
             command += ["--ca", server.ca]
+        if server.token is not None and self.interface == "current":
+            command += ["--token", server.token]
+        elif server.token is not None:
+            command += ["--cert", server.certificate, "--key", server.key]
         ended = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=DEADLINE_S
         )

@@ -18,10 +18,13 @@ from checks import (
     stamp,
     succeeded,
 )
-from server import COLUMN_FAMILY
+from server import COLUMN_FAMILY, USER
 from test_ranges import FAMILY, letters  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.extensions
+
+# A token that nobody has.
+UNKNOWN_TOKEN = f"synodkv_{255:016x}_{0:064x}"
 
 
 def test_replies_of_reads_carry_an_error_code(client, key):
@@ -261,6 +264,37 @@ def test_a_finished_idempotency_id_is_forgotten(client, key):
     succeeded(commit(client, [("set", key + b"x", b"1")], finished_idempotency_ids=[key + b"id"]))
     assert add(b"\x02") > first
     assert get(client, key) == b"\x03"
+
+
+def identify(client, server, token=None):
+    token = token or server.token or UNKNOWN_TOKEN
+    return client.authenticate(client.types.AuthenticateRequest(token=token))
+
+
+def refused(server, response):
+    """Where nothing is checked, everything succeeds."""
+    return succeeded(response) if server.token is None else failed(response, "not valid", "UNAUTHENTICATED")
+
+
+def test_authenticate_tells_the_user_of_the_connection(client, server, key):
+    one = client.one()
+    assert succeeded(identify(one, server)).user == (None if server.token is None else USER)
+    assert get(one, key) is None
+
+
+def test_a_token_of_nobody_takes_the_identity_of_a_connection_away(client, server, key):
+    one = client.one()
+    refused(server, identify(one, server, UNKNOWN_TOKEN))
+    refused(server, one.get(one.types.GetRequest(key=key)))
+    succeeded(identify(one, server))
+    assert get(one, key) is None
+
+
+def test_a_token_in_a_request_counts_for_that_request(client, server, key):
+    one = client.one()
+    assert get(one, key, auth_token=server.token or UNKNOWN_TOKEN) is None
+    refused(server, one.get(one.types.GetRequest(key=key, auth_token=UNKNOWN_TOKEN)))
+    assert get(one, key) is None
 
 
 def test_the_limits_of_the_server_are_reported(client):

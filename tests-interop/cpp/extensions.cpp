@@ -295,6 +295,54 @@ static void the_limits_of_the_server_are_reported(Kv& kv, const Bytes&) {
     CHECK(limits.max_reply_bytes == 67108864);
 }
 
+/// A token that nobody has.
+static const std::string UNKNOWN_TOKEN = "synodkv_00000000000000ff_" + std::string(64, '0');
+
+static AuthenticateResponse identify(Kv& one, const std::string& token) {
+    AuthenticateRequest request;
+    request.token = token;
+    return one.call<AuthenticateResponse>(&Kv::Client::authenticate, request);
+}
+
+static GetResponse get_with(Kv& one, const Bytes& key, const std::string& token) {
+    GetRequest request;
+    request.key = key;
+    request.__set_auth_token(token);
+    return one.call<GetResponse>(&Kv::Client::get, request);
+}
+
+/// Where nothing is checked, everything succeeds.
+template <class R> static void refused(const Kv& kv, const R& response) {
+    if (kv.token) {
+        failed(response, "not valid", "UNAUTHENTICATED");
+    } else {
+        succeeded(response);
+    }
+}
+
+static void authenticate_tells_the_user_of_the_connection(Kv& kv, const Bytes& key) {
+    Kv one = kv.one();
+    const auto response = succeeded(identify(one, kv.token.value_or(UNKNOWN_TOKEN)));
+    CHECK(response.__isset.user == kv.token.has_value());
+    CHECK(!kv.token || response.user == "client");
+    CHECK(one.get(key) == std::nullopt);
+}
+
+static void a_token_of_nobody_takes_the_identity_of_a_connection_away(Kv& kv, const Bytes& key) {
+    Kv one = kv.one();
+    refused(kv, identify(one, UNKNOWN_TOKEN));
+    refused(kv, one.try_get(key));
+    succeeded(identify(one, kv.token.value_or(UNKNOWN_TOKEN)));
+    CHECK(one.get(key) == std::nullopt);
+}
+
+static void a_token_in_a_request_counts_for_that_request(Kv& kv, const Bytes& key) {
+    Kv one = kv.one();
+    succeeded(get_with(one, key, kv.token.value_or(UNKNOWN_TOKEN)));
+    refused(kv, get_with(one, key, UNKNOWN_TOKEN));
+    CHECK(one.get(key) == std::nullopt);
+}
+
 const std::vector<Step> extensions = {
     {"replies of reads carry an error code", replies_of_reads_carry_an_error_code},
     {"a stale read needs no agreement", a_stale_read_needs_no_agreement},
@@ -323,5 +371,9 @@ const std::vector<Step> extensions = {
     {"operations of a commit are executed in their order", operations_of_a_commit_are_executed_in_their_order},
     {"a repeated commit returns the first result", a_repeated_commit_returns_the_first_result},
     {"a finished idempotency id is forgotten", a_finished_idempotency_id_is_forgotten},
+    {"authenticate tells the user of the connection", authenticate_tells_the_user_of_the_connection},
+    {"a token of nobody takes the identity of a connection away",
+     a_token_of_nobody_takes_the_identity_of_a_connection_away},
+    {"a token in a request counts for that request", a_token_in_a_request_counts_for_that_request},
     {"the limits of the server are reported", the_limits_of_the_server_are_reported},
 };

@@ -129,14 +129,17 @@ class Kv {
 public:
     using Client = TransactionalKVClient;
 
-    Kv(std::vector<std::shared_ptr<Client>> clients, int nodes) : nodes(nodes), clients_(std::move(clients)) {}
+    Kv(std::vector<std::shared_ptr<Client>> clients, int nodes, std::optional<std::string> token)
+        : nodes(nodes), token(std::move(token)), clients_(std::move(clients)) {}
 
     const int nodes;
+    /// That of all clients; none without authentication.
+    const std::optional<std::string> token;
 
     Client& next() { return *clients_[++calls_ % clients_.size()]; }
 
     /// The same by a single one of the connections.
-    Kv one() { return Kv({clients_[++calls_ % clients_.size()]}, nodes); }
+    Kv one() { return Kv({clients_[++calls_ % clients_.size()]}, nodes, token); }
 
     /// `call<Response>(&Client::method, request)`
     template <class Response, class Request, class Method> Response call(Method method, const Request& request) {

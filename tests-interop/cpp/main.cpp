@@ -37,6 +37,10 @@ static std::shared_ptr<TProtocol> connect(const std::string& address, const Opti
         static TSSLSocketFactory factory;
         factory.authenticate(true);
         factory.loadTrustedCertificates(options.at("--ca").c_str());
+        if (options.count("--cert") == 1) {
+            factory.loadCertificate(options.at("--cert").c_str());
+            factory.loadPrivateKey(options.at("--key").c_str());
+        }
         socket = factory.createSocket(host, port);
     }
     socket->setRecvTimeout(30'000);
@@ -61,7 +65,20 @@ static Kv connect_all(const Options& options) {
     for (std::string address; std::getline(addresses, address, ',');) {
         clients.push_back(std::make_shared<TransactionalKVClient>(connect(address, options)));
     }
-    return Kv(clients, std::stoi(options.at("--nodes")));
+    std::optional<std::string> token;
+#ifndef LEGACY
+    if (options.count("--token") == 1) {
+        token = options.at("--token");
+        for (const auto& client : clients) {
+            AuthenticateRequest request;
+            request.token = *token;
+            AuthenticateResponse response;
+            client->authenticate(response, request);
+            succeeded(response);
+        }
+    }
+#endif
+    return Kv(clients, std::stoi(options.at("--nodes")), token);
 }
 
 static std::vector<Step> all_steps() {

@@ -13,6 +13,14 @@ async function mutate(kv, type, key, operand, expected) {
   same(await kv.get(key), expected);
 }
 
+/** A token that nobody has. */
+const UNKNOWN_TOKEN = `synodkv_00000000000000ff_${"0".repeat(64)}`;
+
+/** Where nothing is checked, everything succeeds. */
+function refused(kv, response) {
+  return kv.token === undefined ? succeeded(response) : failed(response, "not valid", "UNAUTHENTICATED");
+}
+
 module.exports = {
   "replies of reads carry an error code": async (kv, key) => {
     const read_version = (await kv.version()) + FUTURE;
@@ -257,6 +265,28 @@ module.exports = {
     succeeded(await kv.commit([["set", bytes(key, "x"), "1"]], 0, [], finished));
     assert.ok((await add(2)) > first);
     same(await kv.get(key), [0x03]);
+  },
+
+  "authenticate tells the user of the connection": async (kv, key) => {
+    const one = kv.one();
+    const { user } = succeeded(await one.call("authenticate", { token: kv.token ?? UNKNOWN_TOKEN }));
+    assert.equal(user, kv.token === undefined ? null : "client");
+    same(await one.get(key), null);
+  },
+
+  "a token of nobody takes the identity of a connection away": async (kv, key) => {
+    const one = kv.one();
+    refused(kv, await one.call("authenticate", { token: UNKNOWN_TOKEN }));
+    refused(kv, await one.call("get", { key }));
+    succeeded(await one.call("authenticate", { token: kv.token ?? UNKNOWN_TOKEN }));
+    same(await one.get(key), null);
+  },
+
+  "a token in a request counts for that request": async (kv, key) => {
+    const one = kv.one();
+    same(await one.get(key, { auth_token: kv.token ?? UNKNOWN_TOKEN }), null);
+    refused(kv, await one.call("get", { key, auth_token: UNKNOWN_TOKEN }));
+    same(await one.get(key), null);
   },
 
   "the limits of the server are reported": async (kv) => {

@@ -42,7 +42,9 @@ const rows = (response) => response.key_values.map((row) => [row.key, row.value]
 
 /** A connection to each server; every call goes to the next one. */
 class Kv {
-  constructor(clients, types, nodes) {
+  /** `token`: that of all clients, or undefined without authentication. */
+  constructor(clients, types, nodes, token) {
+    this.token = token;
     this.clients = clients;
     this.types = types;
     this.nodes = nodes;
@@ -56,7 +58,7 @@ class Kv {
 
   /** The same by a single one of the connections. */
   one() {
-    return new Kv([this.next()], this.types, this.nodes);
+    return new Kv([this.next()], this.types, this.nodes, this.token);
   }
 
   /** `call("getRange", fields)` */

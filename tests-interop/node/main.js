@@ -7,7 +7,7 @@ const path = require("node:path");
 const { parseArgs } = require("node:util");
 const thrift = require("thrift");
 
-const { Kv } = require("./kv");
+const { Kv, succeeded } = require("./kv");
 
 const GENERATED = path.join(__dirname, "generated");
 const PROTOCOLS = { binary: thrift.TBinaryProtocol, compact: thrift.TCompactProtocol };
@@ -52,18 +52,26 @@ async function run(steps, kv, prefix) {
 }
 
 async function main() {
-  const names = ["addresses", "protocol", "transport", "prefix", "nodes", "ca"];
+  const names = ["addresses", "protocol", "transport", "prefix", "nodes", "ca", "token", "cert", "key"];
   const { values } = parseArgs({ options: Object.fromEntries(names.map((name) => [name, { type: "string" }])) });
+  const read = (file) => (file === undefined ? undefined : fs.readFileSync(file));
   const options = {
     protocol: one(PROTOCOLS, "protocol", values.protocol),
     transport: one(TRANSPORTS, "transport", values.transport),
-    ca: values.ca === undefined ? undefined : fs.readFileSync(values.ca),
+    ca: read(values.ca),
+    cert: read(values.cert),
+    key: read(values.key),
     // Otherwise the library offers TLS 1.2 at most.
     secureProtocol: "TLS_method",
   };
   const connections = await Promise.all(values.addresses.split(",").map((address) => connect(address, options)));
   const clients = connections.map((connection) => thrift.createClient(service, connection));
-  const kv = new Kv(clients, types, Number(values.nodes));
+  if (values.token !== undefined) {
+    for (const client of clients) {
+      succeeded(await client.authenticate(new types.AuthenticateRequest({ token: values.token })));
+    }
+  }
+  const kv = new Kv(clients, types, Number(values.nodes), values.token);
   const parts = isLegacy ? LEGACY_PART : [...LEGACY_PART, "./extensions"];
   const failures = await run(parts.flatMap((part) => Object.entries(require(part))), kv, values.prefix);
   for (const connection of connections) {

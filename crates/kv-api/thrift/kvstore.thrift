@@ -505,7 +505,8 @@ struct GetCommittedVersionResponse {
 
 /**
  * Says who uses this connection: every later request on it is made on behalf of the user of `token`, until another
- * `authenticate` succeeds. One that fails leaves the connection without a user. Requests need not wait for the reply.
+ * `authenticate` succeeds. One that fails leaves the connection without a user, unless the server hears of the token later.
+ * Requests need not wait for the reply.
  */
 struct AuthenticateRequest {
   /** A token of `synodkv auth token create`, or a JWT that the server's settings accept. */

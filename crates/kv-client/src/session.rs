@@ -182,7 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn authenticate(&mut self, token: &Token, deadline: Instant) -> oneshot::Receiver<Result<ThriftReply, Failure>> {
         let (answer, reply) = oneshot::channel();
-        let call = AuthenticateRequest { token: token.reveal().to_owned() };
+        let call = AuthenticateRequest::new(token.reveal().into());
         self.encode(PendingCall { call: Arc::new(call.into()), deadline, answer });
         reply
     }

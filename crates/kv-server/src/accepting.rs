@@ -36,6 +36,14 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
 const BUSY: u64 = u64::MAX;
 
+/// Of this many connections of a listener, how many may be in the handshake, and how many more may be those of clients
+/// that nobody knows yet; one more closes the oldest. At least half of all are left to others, unless there are very few.
+pub(crate) fn most_strangers(max_connections: usize) -> usize {
+    (max_connections / 4).clamp(8, 128)
+}
+/// How long such a client may take for the next step that makes it known.
+pub(crate) const STRANGERS_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The terms of a listener.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AcceptTerms {
@@ -81,6 +89,12 @@ impl Idleness {
     /// Whether the connection is working on a request.
     pub fn is_busy(&self) -> bool {
         self.since_us.load(Ordering::Relaxed) == BUSY
+    }
+
+    /// Since when the connection has been waiting for a request; `None` while it works on one.
+    pub fn since(&self) -> Option<Instant> {
+        let since = self.since_us.load(Ordering::Relaxed);
+        (since != BUSY).then(|| self.origin + Duration::from_micros(since))
     }
 
     /// The connection is working on a request.

@@ -22,6 +22,7 @@
 mod families;
 mod guard;
 mod serving;
+mod stranger;
 mod upgrade;
 mod users;
 
@@ -35,7 +36,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router};
-use kv_api::access::{Keys, Need, Verb};
+use kv_api::access::{AccessCommand, Keys, Need, Verb};
 use kv_api::{DEFAULT_COLUMN_FAMILY, KvError, Version};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -43,12 +44,13 @@ use tokio::time::Instant;
 pub use serving::bind;
 pub(crate) use serving::{OPERATOR, serve};
 
-use crate::access::{Caller, ConnectionFacts, Route, Session};
+use crate::access::{Caller, ConnectionFacts, HttpMethod, Route, Session};
 use crate::budget::Budget;
 use crate::cluster::{ClusterSnapshot, LocalDatabase, ReplicaStatus, Role};
-use crate::failover::{Failover, FailoverControl, FailoverError};
+use crate::failover::{Failover, FailoverControl};
 use crate::health::{Liveness, WriteProbe};
 use crate::metrics::ServerMetrics;
+use crate::order::OrderError;
 use crate::problems::Problems;
 use crate::router::RequestContext;
 use crate::service_core::KvServiceCore;
@@ -122,16 +124,29 @@ fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
         Route::FinalizeUpgrade => post(upgrade::finalize),
         Route::ShowAccess => get(users::show),
         Route::CheckAccess => get(users::check),
-        Route::EnableAccess => post(users::enable),
-        Route::DisableAccess => post(users::disable),
-        Route::AddUser => post(users::add_user),
-        Route::RemoveUser => delete(users::remove_user),
-        Route::SetUserRoles => post(users::set_user_roles),
-        Route::DisableUser => post(users::disable_user),
-        Route::AddToken => post(users::add_token),
-        Route::RevokeToken => delete(users::revoke_token),
-        Route::SetRole => post(users::set_role),
-        Route::RemoveRole => delete(users::remove_role),
+        Route::EnableAccess => access_change(route, users::enable),
+        Route::DisableAccess => access_change(route, users::disable),
+        Route::AddUser => access_change(route, users::add_user),
+        Route::RemoveUser => access_change(route, users::remove_user),
+        Route::SetUserRoles => access_change(route, users::set_user_roles),
+        Route::DisableUser => access_change(route, users::disable_user),
+        Route::AddToken => access_change(route, users::add_token),
+        Route::RevokeToken => access_change(route, users::revoke_token),
+        Route::SetRole => access_change(route, users::set_role),
+        Route::RemoveRole => access_change(route, users::remove_role),
+    }
+}
+
+/// The handler of a change of users and roles, which `command` makes of its path and its parameters.
+fn access_change(
+    route: Route,
+    command: fn(users::Asked) -> Result<AccessCommand, Refusal>,
+) -> MethodRouter<Arc<AdminInterface>> {
+    let handler = move |interface, caller, name, query| users::change(interface, caller, name, query, command);
+    match route.place().0 {
+        HttpMethod::Get => get(handler),
+        HttpMethod::Post => post(handler),
+        HttpMethod::Delete => delete(handler),
     }
 }
 
@@ -238,6 +253,7 @@ fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
         "next_feature_level": level.next.as_ref().ok(),
         "feature_level_obstacle": level.next.as_ref().err(),
         "column_families": interface.core.column_families(),
+        "access": users::summary(&interface.core.gate().source().policy()),
         "has_space": interface.space.has_space(),
         "free_bytes": interface.space.free_bytes(),
         "problems": interface.problems.list(),
@@ -384,7 +400,7 @@ async fn failover(
     }
     let done = interface.failover.fail_over(to, Instant::now() + FAILOVER_TIMEOUT).await;
     let Failover { old_primary, new_primary, view, took } =
-        done.map_err(|error| refuse_failover(&error, to, session.facts()))?;
+        done.map_err(|error| refuse_order(&error, "/failover", to, session.facts()))?;
     Ok(Json(json!({
         "old_primary": old_primary,
         "new_primary": new_primary,
@@ -393,19 +409,20 @@ async fn failover(
     })))
 }
 
-fn refuse_failover(error: &FailoverError, to: Option<u32>, facts: &ConnectionFacts) -> Response {
+/// The answer to an order that was not carried out. `to` is its parameter.
+fn refuse_order(error: &OrderError, path: &str, to: Option<u32>, facts: &ConnectionFacts) -> Response {
     let status = match error {
-        FailoverError::AskPrimary { primary, admin } => {
+        OrderError::AskPrimary { primary, admin } => {
             let query = to.map(|id| format!("?to={id}")).unwrap_or_default();
             let scheme = if facts.encrypted { "https" } else { "http" };
-            let location = format!("{scheme}://{admin}/failover{query}");
+            let location = format!("{scheme}://{admin}{path}{query}");
             let body = Json(json!({ "error": error.to_string(), "primary": primary }));
             return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)], body).into_response();
         }
-        FailoverError::Impossible(_) => StatusCode::BAD_REQUEST,
-        FailoverError::NotNow(_) => StatusCode::CONFLICT,
-        FailoverError::NoPrimary => StatusCode::SERVICE_UNAVAILABLE,
-        FailoverError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+        OrderError::Impossible(_) => StatusCode::BAD_REQUEST,
+        OrderError::NotNow(_) => StatusCode::CONFLICT,
+        OrderError::NoPrimary { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        OrderError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
     };
     Refusal(status, error.to_string()).into_response()
 }

@@ -24,8 +24,13 @@ const EXPIRES_SOON_S: i64 = 14 * 86_400;
 ///
 /// # Errors
 /// [`ServerError::Certificates`], naming the setting and the file that cannot be used.
-pub(crate) fn open(settings: &ListenerTls, section: &str, name: &'static str) -> Result<Doorway, ServerError> {
-    let Some(files) = settings.files() else { return Ok(Doorway::off(name)) };
+pub(crate) fn open(
+    settings: &ListenerTls,
+    section: &str,
+    name: &'static str,
+    max_connections: usize,
+) -> Result<Doorway, ServerError> {
+    let Some(files) = settings.files() else { return Ok(Doorway::off(name, max_connections)) };
     let renewed = Renewed::new(files, report(name)).map_err(|error| in_section(section, &error))?;
     if let Some(validity) = renewed.status().validity()
         && !validity.is_now()
@@ -35,7 +40,8 @@ pub(crate) fn open(settings: &ListenerTls, section: &str, name: &'static str) ->
             "the certificate of the {name} listener is not valid now; its clients will refuse it"
         );
     }
-    Ok(Doorway::new(settings.mode(), Arc::new(renewed), settings.user_from.unwrap_or_default(), name))
+    let user_from = settings.user_from.unwrap_or_default();
+    Ok(Doorway::new(settings.mode(), Arc::new(renewed), user_from, name, max_connections))
 }
 
 /// Checks whether the listeners of this configuration could use their certificates now. Reads the

@@ -6,6 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use crate::order::OrderError;
+
 /// The result of a requested failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failover {
@@ -20,31 +22,10 @@ pub struct Failover {
     pub took: Duration,
 }
 
-/// Why the primary has not changed, or may not have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FailoverError {
-    /// Only the primary can transfer leadership; `admin` is its admin address.
-    #[error("replica {primary} is the primary: ask it, at http://{admin}")]
-    AskPrimary { primary: u32, admin: String },
-    #[error(
-        "no primary is known that could transfer leadership: one is elected as soon as a majority of the replicas runs"
-    )]
-    NoPrimary,
-    /// The request is invalid.
-    #[error("{0}")]
-    Impossible(String),
-    /// The failover is not possible now.
-    #[error("{0}")]
-    NotNow(String),
-    /// The new primary did not take over before the deadline; it may still do so.
-    #[error("{0}")]
-    TimedOut(String),
-}
-
 /// Lets another replica lead.
 #[async_trait]
 pub trait FailoverControl: Send + Sync + 'static {
     /// Makes `to` the primary, or by default the most up-to-date replica. Writes wait meanwhile,
     /// and none is refused.
-    async fn fail_over(&self, to: Option<u32>, deadline: Instant) -> Result<Failover, FailoverError>;
+    async fn fail_over(&self, to: Option<u32>, deadline: Instant) -> Result<Failover, OrderError>;
 }

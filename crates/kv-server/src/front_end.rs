@@ -146,8 +146,9 @@ impl FrontEnd {
             gate,
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
-        let for_clients = Arc::new(certificates::open(&config.server.tls, "server.tls", CLIENT)?);
-        let for_operators = Arc::new(certificates::open(config.admin_tls(), "admin.tls", admin::OPERATOR)?);
+        let (most, most_admin) = (config.server.max_connections, config.server.max_admin_connections);
+        let for_clients = Arc::new(certificates::open(&config.server.tls, "server.tls", CLIENT, most)?);
+        let for_operators = Arc::new(certificates::open(config.admin_tls(), "admin.tls", admin::OPERATOR, most_admin)?);
         let thrift = ThriftServer::bind(thrift_addr, config.server.thrift_options(&config.limits), handler)
             .await
             .map_err(ServerError::listen(thrift_key, thrift_addr))?
@@ -164,7 +165,6 @@ impl FrontEnd {
         let watched = listeners.into_iter().filter_map(|(listener, doorway)| Watched::listener(listener, doorway));
         let peers = peers.into_iter().map(|(id, status)| Watched::peer(id, status));
         certificates::watch(watched.chain(peers).collect::<Vec<_>>(), &metrics, &problems);
-        let most_admin = config.server.max_admin_connections;
         let (stop_thrift, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let time = local.into_iter().next().map(|local| {
             let window = Duration::from_millis(config.storage.readable_window_ms);

@@ -30,6 +30,7 @@ pub mod health;
 pub mod manager;
 pub mod metrics;
 mod mode;
+pub mod order;
 mod ports;
 pub mod problems;
 pub mod replication;

@@ -10,6 +10,8 @@ pub use kv_api::{HIGHEST_LEVEL, LOWEST_LEVEL};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::order::OrderError;
+
 /// The feature level of the data that this server serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LevelView {
@@ -30,27 +32,6 @@ pub struct ReplicaLevels {
     pub highest_level: u32,
 }
 
-/// Why the feature level was not raised, or may not have been.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FinalizeError {
-    /// Only the primary can raise the level; `admin` is its admin address.
-    #[error("replica {primary} is the primary: ask it, at http://{admin}")]
-    AskPrimary { primary: u32, admin: String },
-    #[error(
-        "no primary is known that could raise the feature level: one is elected as soon as a majority of the replicas runs"
-    )]
-    NoPrimary,
-    /// The request is invalid.
-    #[error("{0}")]
-    Impossible(String),
-    /// The level cannot be raised now.
-    #[error("{0}")]
-    NotNow(String),
-    /// It is not known yet whether the level is raised; asking again does no harm.
-    #[error("{0}")]
-    TimedOut(String),
-}
-
 /// Shows the feature level and raises it.
 #[async_trait]
 pub trait UpgradeControl: Send + Sync + 'static {
@@ -60,7 +41,7 @@ pub trait UpgradeControl: Send + Sync + 'static {
     /// Raises the level to `to`, by default to the highest that all replicas execute. Returns the
     /// level that this server has applied then. A release that does not execute it cannot be put
     /// back.
-    async fn finalize(&self, to: Option<u32>, deadline: Instant) -> Result<u32, FinalizeError>;
+    async fn finalize(&self, to: Option<u32>, deadline: Instant) -> Result<u32, OrderError>;
 }
 
 /// The error for a write that the log must not hold at the present level.

@@ -3,10 +3,13 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use kv_api::access::{AccessCommand, AddUser, DisableUser, Policy, TokenRecord, WriteAuthority};
 use kv_api::{CommitVerdict, FamilyChange, KvError, LoggedWrite, TimedWrite};
-use kv_store::{Durability, StateBlob, StoreOptions, TransactionalKvDatabase};
+use kv_store::{Durability, RevisionBoard, StateBlob, StoreOptions, TransactionalKvDatabase};
 use support::{commit, place, set};
 
 fn options() -> StoreOptions {
@@ -57,6 +60,24 @@ fn a_change_takes_a_version_and_is_there_after_a_restart() {
         place.crash(database);
         let again = place.open_with(options());
         assert_eq!((again.policy(), again.enabled_revision()), (policy, 2));
+    }
+}
+
+#[test]
+fn a_board_shows_the_revision_of_the_database_that_came_last() {
+    for (place, other) in place::all(Durability::EveryWrite).into_iter().zip(place::all(Durability::EveryWrite)) {
+        let (database, board) = (place.open_with(options()), Arc::<RevisionBoard>::default());
+        let shown = || board.load(Ordering::Acquire);
+        database.show_revision_on(board.clone());
+        assert_eq!(shown(), 0);
+        apply(&database, &[enable()]);
+        assert_eq!(shown(), 1);
+        let copy = other.open_with(options());
+        apply(&copy, &[enable(), add("ann")]);
+        copy.show_revision_on(board.clone());
+        assert_eq!(shown(), 2);
+        apply(&copy, &[shut_out("ann")]);
+        assert_eq!((shown(), copy.enabled_revision()), (3, 3));
     }
 }
 

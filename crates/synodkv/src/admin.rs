@@ -48,9 +48,21 @@ pub struct Status {
     pub feature_level_obstacle: Option<String>,
     #[serde(default)]
     pub column_families: Vec<String>,
+    /// `None`: the server is older than users and roles.
+    pub access: Option<Access>,
     #[serde(default)]
     pub problems: Vec<Problem>,
     pub replicas: Vec<Replica>,
+}
+
+/// Users and roles, as far as everybody may know who may see the status.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Access {
+    pub enabled: bool,
+    pub revision: u64,
+    pub users: usize,
+    pub roles: usize,
+    pub tokens: usize,
 }
 
 /// A problem of a server and its remedy.

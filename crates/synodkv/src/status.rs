@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::admin::{AdminClient, Gathered, Problem, Replica, Status};
+use crate::admin::{Access, AdminClient, Gathered, Problem, Replica, Status};
 use crate::cli::StatusArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -145,6 +145,7 @@ fn show(status: &Status) -> String {
         format!("view     {}", or_dash(status.view)),
         format!("level    {}", show_level(status)),
         format!("families {}", status.column_families.join(", ")),
+        format!("access   {}", show_access(status.access.as_ref())),
         String::new(),
     ];
     let heading = ["replica", "role", "reachable", "view", "last", "committed", "applied", "digest", "thrift", "admin"];
@@ -166,6 +167,16 @@ fn show_level(status: &Status) -> String {
     match status.next_feature_level {
         Some(next) => format!("{level} ({next} after `synodkv upgrade finalize`)"),
         None => level,
+    }
+}
+
+fn show_access(access: Option<&Access>) -> String {
+    match access {
+        None => "-".to_string(),
+        Some(Access { enabled: false, .. }) => "for everybody (`synodkv auth enable` changes that)".to_string(),
+        Some(Access { enabled: true, revision, users, roles, tokens }) => format!(
+            "{users} users, {roles} roles, {tokens} tokens, at revision {revision} (`synodkv auth show` lists them)"
+        ),
     }
 }
 
@@ -226,6 +237,7 @@ mod tests {
         let status: Status = serde_json::from_value(json!({
             "mode": "replicated", "cluster_id": "c1", "node_id": 0, "primary": 1, "view": 7,
             "column_families": ["default", "users"],
+            "access": {"enabled": true, "revision": 9, "users": 2, "roles": 6, "tokens": 3, "details": "/auth"},
             "replicas": [
                 {"id": 0, "role": "secondary", "reachable": true, "view": 7, "last_sequence": 9, "committed": 9,
                  "applied": 8, "digest": "00ff", "digest_sequence": 8, "thrift": "127.0.0.1:9090",
@@ -236,6 +248,7 @@ mod tests {
         .expect("a status");
         let text = show(&status);
         assert!(text.contains("primary  replica 1") && text.contains("families default, users"), "{text}");
+        assert!(text.contains("access   2 users, 6 roles, 3 tokens, at revision 9 (`synodkv auth show`"), "{text}");
         let replica = text.lines().find(|line| line.starts_with('0')).expect("a line for replica 0");
         let cells: Vec<&str> = replica.split_whitespace().collect();
         assert_eq!(cells, ["0", "secondary", "yes", "7", "9", "9", "8", "00ff@8", "127.0.0.1:9090", "127.0.0.1:9190"]);

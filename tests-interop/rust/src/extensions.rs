@@ -7,6 +7,10 @@ use crate::kv::*;
 use crate::ranges::{fill_letters, in_family, joined};
 use crate::stamps_and_the_rest::{set_stamped_key, ROOM};
 
+/// A token that nobody has.
+const UNKNOWN_TOKEN: &str =
+    "synodkv_00000000000000ff_0000000000000000000000000000000000000000000000000000000000000000";
+
 pub const STEPS: &[Step] = &[
     ("replies of reads carry an error code", replies_of_reads_carry_an_error_code),
     ("a stale read needs no agreement", a_stale_read_needs_no_agreement),
@@ -30,6 +34,12 @@ pub const STEPS: &[Step] = &[
     ("operations of a commit are executed in their order", operations_of_a_commit_are_executed_in_their_order),
     ("a repeated commit returns the first result", a_repeated_commit_returns_the_first_result),
     ("a finished idempotency id is forgotten", a_finished_idempotency_id_is_forgotten),
+    ("authenticate tells the user of the connection", authenticate_tells_the_user_of_the_connection),
+    (
+        "a token of nobody takes the identity of a connection away",
+        a_token_of_nobody_takes_the_identity_of_a_connection_away,
+    ),
+    ("a token in a request counts for that request", a_token_in_a_request_counts_for_that_request),
     ("the limits of the server are reported", the_limits_of_the_server_are_reported),
 ];
 
@@ -328,6 +338,59 @@ fn a_finished_idempotency_id_is_forgotten(kv: &mut Kv, key: &[u8]) {
     succeeded(kv.commit(AtomicCommitRequest { finished_idempotency_ids: Some(vec![id.clone()]), ..other }));
     assert!(succeeded(kv.commit(add(2))).committed_version > first);
     assert_eq!(kv.get(key), Some(vec![3]));
+}
+
+fn identify(kv: &mut Kv, token: &str) -> AuthenticateResponse {
+    kv.next().authenticate(AuthenticateRequest::new(token.to_string())).expect("a reply")
+}
+
+fn own_token(kv: &Kv) -> String {
+    kv.token.clone().unwrap_or_else(|| UNKNOWN_TOKEN.to_string())
+}
+
+fn get_with(kv: &mut Kv, key: &[u8], token: Option<String>) -> GetResponse {
+    let request = GetRequest { key: key.to_vec(), column_family: None, consistency: None, auth_token: token };
+    kv.next().get(request).expect("a reply")
+}
+
+/// Where nothing is checked, everything succeeds.
+#[track_caller]
+fn refused<R: Reply>(kv: &Kv, reply: R) {
+    match kv.token {
+        Some(_) => failed(reply, "not valid", "UNAUTHENTICATED"),
+        None => succeeded(reply),
+    };
+}
+
+fn authenticate_tells_the_user_of_the_connection(kv: &mut Kv, key: &[u8]) {
+    kv.by_one(|kv| {
+        let token = own_token(kv);
+        let user = succeeded(identify(kv, &token)).user;
+        assert_eq!(user.as_deref(), kv.token.as_ref().map(|_| "client"));
+        assert_eq!(kv.get(key), None);
+    });
+}
+
+fn a_token_of_nobody_takes_the_identity_of_a_connection_away(kv: &mut Kv, key: &[u8]) {
+    kv.by_one(|kv| {
+        let reply = identify(kv, UNKNOWN_TOKEN);
+        refused(kv, reply);
+        let reply = get_with(kv, key, None);
+        refused(kv, reply);
+        let token = own_token(kv);
+        succeeded(identify(kv, &token));
+        assert_eq!(kv.get(key), None);
+    });
+}
+
+fn a_token_in_a_request_counts_for_that_request(kv: &mut Kv, key: &[u8]) {
+    kv.by_one(|kv| {
+        let token = own_token(kv);
+        succeeded(get_with(kv, key, Some(token)));
+        let reply = get_with(kv, key, Some(UNKNOWN_TOKEN.to_string()));
+        refused(kv, reply);
+        assert_eq!(kv.get(key), None);
+    });
 }
 
 fn the_limits_of_the_server_are_reported(kv: &mut Kv, _: &[u8]) {

@@ -66,6 +66,7 @@ replies! {
 
 #[cfg(feature = "extensions")]
 replies! {
+    AuthenticateResponse: success, always;
     PinSnapshotResponse: success, always;
     UnpinSnapshotResponse: success, always;
 }
@@ -252,11 +253,14 @@ pub struct Kv {
     /// While set, all calls go to this one.
     only: Option<usize>,
     pub nodes: i32,
+    /// That of all clients; `None` without authentication.
+    #[cfg_attr(not(feature = "extensions"), allow(dead_code))]
+    pub token: Option<String>,
 }
 
 impl Kv {
-    pub fn new(clients: Vec<Client>, nodes: i32) -> Self {
-        Kv { clients, calls: 0, only: None, nodes }
+    pub fn new(clients: Vec<Client>, nodes: i32, token: Option<String>) -> Self {
+        Kv { clients, calls: 0, only: None, nodes, token }
     }
 
     pub fn next(&mut self) -> &mut Client {

@@ -44,9 +44,10 @@ fn options() -> Options {
 }
 
 /// What is read from, and what is written to.
-fn halves(address: &str, ca: Option<&String>) -> (Box<dyn Read + Send>, Box<dyn Write + Send>) {
-    if let Some(ca) = ca {
-        let stream = tls::Shared::connect(address, ca);
+fn halves(address: &str, options: &Options) -> (Box<dyn Read + Send>, Box<dyn Write + Send>) {
+    if let Some(ca) = options.get("--ca") {
+        let identity = options.get("--cert").zip(options.get("--key"));
+        let stream = tls::Shared::connect(address, ca, identity);
         return (Box::new(stream.clone()), Box::new(stream));
     }
     let mut channel = TTcpChannel::new();
@@ -56,7 +57,7 @@ fn halves(address: &str, ca: Option<&String>) -> (Box<dyn Read + Send>, Box<dyn 
 }
 
 fn connect(address: &str, options: &Options) -> Client {
-    let (read, write) = halves(address, options.get("--ca"));
+    let (read, write) = halves(address, options);
     let (read, write): (Box<dyn TReadTransport + Send>, Box<dyn TWriteTransport + Send>) =
         match options["--transport"].as_str() {
             "buffered" => (Box::new(TBufferedReadTransport::new(read)), Box::new(TBufferedWriteTransport::new(write))),
@@ -70,7 +71,14 @@ fn connect(address: &str, options: &Options) -> Client {
         "compact" => (Box::new(TCompactInputProtocol::new(read)), Box::new(TCompactOutputProtocol::new(write))),
         other => panic!("--protocol {other}; allowed: binary and compact"),
     };
-    Client::new(input, output)
+    #[allow(unused_mut)]
+    let mut client = Client::new(input, output);
+    #[cfg(feature = "extensions")]
+    if let Some(token) = options.get("--token") {
+        use generated::{AuthenticateRequest, TTransactionalKVSyncClient};
+        kv::succeeded(client.authenticate(AuthenticateRequest::new(token.clone())).expect("a reply"));
+    }
+    client
 }
 
 fn all_steps() -> Vec<Step> {
@@ -88,7 +96,7 @@ fn all_steps() -> Vec<Step> {
 fn main() -> ExitCode {
     let options = options();
     let clients = options["--addresses"].split(',').map(|address| connect(address, &options)).collect();
-    let mut kv = Kv::new(clients, options["--nodes"].parse().expect("--nodes is a number"));
+    let mut kv = Kv::new(clients, options["--nodes"].parse().expect("--nodes is a number"), options.get("--token").cloned());
     std::panic::set_hook(Box::new(|panic| {
         *WHY.lock().expect("one thread") = panic.to_string().replace('\n', " | ");
     }));

@@ -25,8 +25,6 @@ fn ping_echoes_message_and_timestamp(kv: &mut Kv, _: &[u8]) {
     let request = PingRequest {
         message: Some(b"hello\0".to_vec()),
         timestamp: Some(42),
-        #[cfg(feature = "extensions")]
-        auth_token: None,
     };
     let reply = kv.next().ping(request).expect("a reply");
     assert_eq!((reply.message.as_slice(), reply.timestamp), (&b"hello\0"[..], 42));
@@ -35,15 +33,7 @@ fn ping_echoes_message_and_timestamp(kv: &mut Kv, _: &[u8]) {
 }
 
 fn ping_without_arguments_says_pong(kv: &mut Kv, _: &[u8]) {
-    let reply = kv
-        .next()
-        .ping(PingRequest {
-            message: None,
-            timestamp: None,
-            #[cfg(feature = "extensions")]
-            auth_token: None,
-        })
-        .expect("a reply");
+    let reply = kv.next().ping(PingRequest { message: None, timestamp: None }).expect("a reply");
     assert_eq!((reply.message.as_slice(), reply.timestamp), (&b"pong"[..], 0));
 }
 

@@ -108,8 +108,6 @@ fn calls_of_the_stateful_protocol_are_refused_politely(kv: &mut Kv, key: &[u8]) 
     let request = AddReadConflictRequest {
         key: key.to_vec(),
         column_family: None,
-        #[cfg(feature = "extensions")]
-        auth_token: None,
     };
     let reply = kv.next().add_read_conflict(request).expect("a reply");
     refused(reply.success, reply.error, CONFLICTS_CLIENT_SIDE);
@@ -118,8 +116,6 @@ fn calls_of_the_stateful_protocol_are_refused_politely(kv: &mut Kv, key: &[u8]) 
         start_key: key.to_vec(),
         end_key,
         column_family: None,
-        #[cfg(feature = "extensions")]
-        auth_token: None,
     };
     let reply = kv.next().add_read_conflict_range(request).expect("a reply");
     refused(reply.success, reply.error, CONFLICTS_CLIENT_SIDE);
@@ -127,16 +123,12 @@ fn calls_of_the_stateful_protocol_are_refused_politely(kv: &mut Kv, key: &[u8]) 
         .next()
         .set_read_version(SetReadVersionRequest {
             version: 7,
-            #[cfg(feature = "extensions")]
-            auth_token: None,
         })
         .expect("a reply");
     refused(reply.success, reply.error, "Read version managed client-side in FoundationDB model");
     let reply = kv
         .next()
         .get_committed_version(GetCommittedVersionRequest {
-            #[cfg(feature = "extensions")]
-            auth_token: None,
         })
         .expect("a reply");
     refused(reply.success, reply.error, "Committed version managed client-side in FoundationDB model");

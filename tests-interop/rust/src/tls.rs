@@ -6,19 +6,29 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 #[derive(Clone)]
 pub struct Shared(Arc<Mutex<StreamOwned<ClientConnection, TcpStream>>>);
 
 impl Shared {
-    pub fn connect(address: &str, ca: &str) -> Shared {
+    /// `identity`: files of a certificate and its key.
+    pub fn connect(address: &str, ca: &str, identity: Option<(&String, &String)>) -> Shared {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(ca).expect("a file") {
             roots.add(certificate.expect("a certificate")).expect("an authority");
         }
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let config = match identity {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = CertificateDer::pem_file_iter(certificate).expect("a file");
+                let key = PrivateKeyDer::from_pem_file(key).expect("a key");
+                let chain = chain.collect::<Result<_, _>>().expect("certificates");
+                config.with_client_auth_cert(chain, key).expect("a certificate and its key")
+            }
+        };
         let (host, _) = address.rsplit_once(':').expect("HOST:PORT");
         let name = ServerName::try_from(host.to_string()).expect("a name");
         let connection = ClientConnection::new(Arc::new(config), name).expect("a configuration");

@@ -343,7 +343,7 @@ pub struct GetRequest {
     pub consistency: Option<String>,
     /// The token of the user on whose behalf this one request is made, where one connection serves several. It takes the place
     /// of what `authenticate` or a client certificate says about the connection.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl GetRequest {
@@ -357,7 +357,7 @@ impl GetRequest {
             key,
             column_family: column_family.into(),
             consistency: consistency.into(),
-            auth_token: auth_token.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
         }
     }
 }
@@ -408,7 +408,7 @@ impl TSerializable for GetRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_2,
             consistency: f_110,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -430,7 +430,7 @@ impl TSerializable for GetRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -573,7 +573,7 @@ pub struct SetRequest {
     pub value: Vec<u8>,
     pub column_family: Option<String>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl SetRequest {
@@ -582,7 +582,12 @@ impl SetRequest {
         F3: Into<Option<String>>,
         F190: Into<Option<String>>,
     {
-        SetRequest { key, value, column_family: column_family.into(), auth_token: auth_token.into() }
+        SetRequest {
+            key,
+            value,
+            column_family: column_family.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
+        }
     }
 }
 
@@ -633,7 +638,7 @@ impl TSerializable for SetRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             value: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -653,7 +658,7 @@ impl TSerializable for SetRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -775,7 +780,7 @@ pub struct DeleteRequest {
     pub key: Vec<u8>,
     pub column_family: Option<String>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl DeleteRequest {
@@ -784,7 +789,11 @@ impl DeleteRequest {
         F2: Into<Option<String>>,
         F190: Into<Option<String>>,
     {
-        DeleteRequest { key, column_family: column_family.into(), auth_token: auth_token.into() }
+        DeleteRequest {
+            key,
+            column_family: column_family.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
+        }
     }
 }
 
@@ -827,7 +836,7 @@ impl TSerializable for DeleteRequest {
         let ret = DeleteRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_2,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -844,7 +853,7 @@ impl TSerializable for DeleteRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -990,7 +999,7 @@ pub struct GetRangeRequest {
     /// As in GetRequest.
     pub consistency: Option<String>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl GetRangeRequest {
@@ -1040,7 +1049,7 @@ impl GetRangeRequest {
             begin_selector: begin_selector.into(),
             end_selector: end_selector.into(),
             consistency: consistency.into(),
-            auth_token: auth_token.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
         }
     }
 }
@@ -1160,7 +1169,7 @@ impl TSerializable for GetRangeRequest {
             begin_selector: f_102,
             end_selector: f_103,
             consistency: f_110,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -1234,7 +1243,7 @@ impl TSerializable for GetRangeRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -1258,7 +1267,7 @@ impl Default for GetRangeRequest {
             begin_selector: None,
             end_selector: None,
             consistency: Some("".to_owned()),
-            auth_token: Some("".to_owned()),
+            auth_token: Some("".into()),
         }
     }
 }
@@ -1424,7 +1433,7 @@ pub struct SnapshotGetRequest {
     pub read_version: i64,
     pub column_family: Option<String>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl SnapshotGetRequest {
@@ -1433,7 +1442,12 @@ impl SnapshotGetRequest {
         F3: Into<Option<String>>,
         F190: Into<Option<String>>,
     {
-        SnapshotGetRequest { key, read_version, column_family: column_family.into(), auth_token: auth_token.into() }
+        SnapshotGetRequest {
+            key,
+            read_version,
+            column_family: column_family.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
+        }
     }
 }
 
@@ -1484,7 +1498,7 @@ impl TSerializable for SnapshotGetRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             read_version: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -1504,7 +1518,7 @@ impl TSerializable for SnapshotGetRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -1657,7 +1671,7 @@ pub struct SnapshotGetRangeRequest {
     pub begin_selector: Option<KeySelector>,
     pub end_selector: Option<KeySelector>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl SnapshotGetRangeRequest {
@@ -1706,7 +1720,7 @@ impl SnapshotGetRangeRequest {
             target_bytes: target_bytes.into(),
             begin_selector: begin_selector.into(),
             end_selector: end_selector.into(),
-            auth_token: auth_token.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
         }
     }
 }
@@ -1827,7 +1841,7 @@ impl TSerializable for SnapshotGetRangeRequest {
             target_bytes: f_101,
             begin_selector: f_102,
             end_selector: f_103,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -1899,7 +1913,7 @@ impl TSerializable for SnapshotGetRangeRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -2066,7 +2080,7 @@ pub struct SnapshotReadRequest {
     pub read_version: i64,
     pub column_family: Option<String>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl SnapshotReadRequest {
@@ -2075,7 +2089,12 @@ impl SnapshotReadRequest {
         F3: Into<Option<String>>,
         F190: Into<Option<String>>,
     {
-        SnapshotReadRequest { key, read_version, column_family: column_family.into(), auth_token: auth_token.into() }
+        SnapshotReadRequest {
+            key,
+            read_version,
+            column_family: column_family.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
+        }
     }
 }
 
@@ -2126,7 +2145,7 @@ impl TSerializable for SnapshotReadRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             read_version: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -2146,7 +2165,7 @@ impl TSerializable for SnapshotReadRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -2285,7 +2304,7 @@ impl TSerializable for SnapshotReadResponse {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GetReadVersionRequest {
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl GetReadVersionRequest {
@@ -2293,7 +2312,7 @@ impl GetReadVersionRequest {
     where
         F190: Into<Option<String>>,
     {
-        GetReadVersionRequest { auth_token: auth_token.into() }
+        GetReadVersionRequest { auth_token: auth_token.into().map(super::PresentedToken::from) }
     }
 }
 
@@ -2320,7 +2339,7 @@ impl TSerializable for GetReadVersionRequest {
             i_prot.read_field_end()?;
         }
         i_prot.read_struct_end()?;
-        let ret = GetReadVersionRequest { auth_token: f_190 };
+        let ret = GetReadVersionRequest { auth_token: f_190.map(super::PresentedToken::from) };
         Ok(ret)
     }
     fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
@@ -2328,7 +2347,7 @@ impl TSerializable for GetReadVersionRequest {
         o_prot.write_struct_begin(&struct_ident)?;
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -2338,7 +2357,7 @@ impl TSerializable for GetReadVersionRequest {
 
 impl Default for GetReadVersionRequest {
     fn default() -> Self {
-        GetReadVersionRequest { auth_token: Some("".to_owned()) }
+        GetReadVersionRequest { auth_token: Some("".into()) }
     }
 }
 
@@ -2483,7 +2502,7 @@ pub struct PinSnapshotRequest {
     /// 1 to the server's maximum (3,600,000, unless its settings say otherwise).
     pub ttl_ms: Option<i64>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl PinSnapshotRequest {
@@ -2492,7 +2511,11 @@ impl PinSnapshotRequest {
         F2: Into<Option<i64>>,
         F190: Into<Option<String>>,
     {
-        PinSnapshotRequest { read_version, ttl_ms: ttl_ms.into(), auth_token: auth_token.into() }
+        PinSnapshotRequest {
+            read_version,
+            ttl_ms: ttl_ms.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
+        }
     }
 }
 
@@ -2535,7 +2558,7 @@ impl TSerializable for PinSnapshotRequest {
         let ret = PinSnapshotRequest {
             read_version: f_1.expect("auto-generated code should have checked for presence of required fields"),
             ttl_ms: f_2,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -2552,7 +2575,7 @@ impl TSerializable for PinSnapshotRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -2695,7 +2718,7 @@ impl TSerializable for PinSnapshotResponse {
 pub struct UnpinSnapshotRequest {
     pub read_version: i64,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl UnpinSnapshotRequest {
@@ -2703,7 +2726,7 @@ impl UnpinSnapshotRequest {
     where
         F190: Into<Option<String>>,
     {
-        UnpinSnapshotRequest { read_version, auth_token: auth_token.into() }
+        UnpinSnapshotRequest { read_version, auth_token: auth_token.into().map(super::PresentedToken::from) }
     }
 }
 
@@ -2739,7 +2762,7 @@ impl TSerializable for UnpinSnapshotRequest {
         verify_required_field_exists("UnpinSnapshotRequest.read_version", &f_1)?;
         let ret = UnpinSnapshotRequest {
             read_version: f_1.expect("auto-generated code should have checked for presence of required fields"),
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -2751,7 +2774,7 @@ impl TSerializable for UnpinSnapshotRequest {
         o_prot.write_field_end()?;
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -3009,7 +3032,7 @@ pub struct AtomicCommitRequest {
     /// operation of it, has another field from 100 up, because then the client knows these.
     pub include_details: Option<bool>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl AtomicCommitRequest {
@@ -3044,7 +3067,7 @@ impl AtomicCommitRequest {
             read_conflicts: read_conflicts.into(),
             finished_idempotency_ids: finished_idempotency_ids.into(),
             include_details: include_details.into(),
-            auth_token: auth_token.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
         }
     }
 }
@@ -3174,7 +3197,7 @@ impl TSerializable for AtomicCommitRequest {
             read_conflicts: f_102,
             finished_idempotency_ids: f_103,
             include_details: f_104,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -3242,7 +3265,7 @@ impl TSerializable for AtomicCommitRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -3525,7 +3548,7 @@ pub struct SetVersionstampedKeyRequest {
     pub value: Vec<u8>,
     pub column_family: Option<String>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl SetVersionstampedKeyRequest {
@@ -3543,7 +3566,7 @@ impl SetVersionstampedKeyRequest {
             key_prefix,
             value,
             column_family: column_family.into(),
-            auth_token: auth_token.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
         }
     }
 }
@@ -3595,7 +3618,7 @@ impl TSerializable for SetVersionstampedKeyRequest {
             key_prefix: f_1.expect("auto-generated code should have checked for presence of required fields"),
             value: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -3615,7 +3638,7 @@ impl TSerializable for SetVersionstampedKeyRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -3758,7 +3781,7 @@ pub struct SetVersionstampedValueRequest {
     pub value_prefix: Vec<u8>,
     pub column_family: Option<String>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl SetVersionstampedValueRequest {
@@ -3776,7 +3799,7 @@ impl SetVersionstampedValueRequest {
             key,
             value_prefix,
             column_family: column_family.into(),
-            auth_token: auth_token.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
         }
     }
 }
@@ -3828,7 +3851,7 @@ impl TSerializable for SetVersionstampedValueRequest {
             key: f_1.expect("auto-generated code should have checked for presence of required fields"),
             value_prefix: f_2.expect("auto-generated code should have checked for presence of required fields"),
             column_family: f_3,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -3848,7 +3871,7 @@ impl TSerializable for SetVersionstampedValueRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -4593,15 +4616,16 @@ impl TSerializable for GetCommittedVersionResponse {
 //
 
 /// Says who uses this connection: every later request on it is made on behalf of the user of `token`, until another
-/// `authenticate` succeeds. One that fails leaves the connection without a user. Requests need not wait for the reply.
+/// `authenticate` succeeds. One that fails leaves the connection without a user, unless the server hears of the token later.
+/// Requests need not wait for the reply.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct AuthenticateRequest {
     /// A token of `synodkv auth token create`, or a JWT that the server's settings accept.
-    pub token: String,
+    pub token: super::PresentedToken,
 }
 
 impl AuthenticateRequest {
-    pub fn new(token: String) -> AuthenticateRequest {
+    pub fn new(token: super::PresentedToken) -> AuthenticateRequest {
         AuthenticateRequest { token }
     }
 }
@@ -4631,7 +4655,7 @@ impl TSerializable for AuthenticateRequest {
         i_prot.read_struct_end()?;
         verify_required_field_exists("AuthenticateRequest.token", &f_1)?;
         let ret = AuthenticateRequest {
-            token: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            token: f_1.expect("auto-generated code should have checked for presence of required fields").into(),
         };
         Ok(ret)
     }
@@ -4639,7 +4663,7 @@ impl TSerializable for AuthenticateRequest {
         let struct_ident = TStructIdentifier { name: String::new() };
         o_prot.write_struct_begin(&struct_ident)?;
         o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
-        o_prot.write_string(&self.token)?;
+        o_prot.write_string(self.token.reveal())?;
         o_prot.write_field_end()?;
         o_prot.write_field_stop()?;
         o_prot.write_struct_end()
@@ -4763,7 +4787,7 @@ pub struct FaultInjectionRequest {
     pub duration_ms: Option<i32>,
     pub target_operation: Option<String>,
     /// As in GetRequest.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl FaultInjectionRequest {
@@ -4785,7 +4809,7 @@ impl FaultInjectionRequest {
             probability: probability.into(),
             duration_ms: duration_ms.into(),
             target_operation: target_operation.into(),
-            auth_token: auth_token.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
         }
     }
 }
@@ -4843,7 +4867,7 @@ impl TSerializable for FaultInjectionRequest {
             probability: f_2,
             duration_ms: f_3,
             target_operation: f_4,
-            auth_token: f_190,
+            auth_token: f_190.map(super::PresentedToken::from),
         };
         Ok(ret)
     }
@@ -4870,7 +4894,7 @@ impl TSerializable for FaultInjectionRequest {
         }
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -5740,7 +5764,7 @@ impl TSerializable for ServerLimits {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GetClusterHealthRequest {
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
 }
 
 impl GetClusterHealthRequest {
@@ -5748,7 +5772,7 @@ impl GetClusterHealthRequest {
     where
         F1: Into<Option<String>>,
     {
-        GetClusterHealthRequest { auth_token: auth_token.into() }
+        GetClusterHealthRequest { auth_token: auth_token.into().map(super::PresentedToken::from) }
     }
 }
 
@@ -5775,7 +5799,7 @@ impl TSerializable for GetClusterHealthRequest {
             i_prot.read_field_end()?;
         }
         i_prot.read_struct_end()?;
-        let ret = GetClusterHealthRequest { auth_token: f_1 };
+        let ret = GetClusterHealthRequest { auth_token: f_1.map(super::PresentedToken::from) };
         Ok(ret)
     }
     fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
@@ -5783,7 +5807,7 @@ impl TSerializable for GetClusterHealthRequest {
         o_prot.write_struct_begin(&struct_ident)?;
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         o_prot.write_field_stop()?;
@@ -5793,7 +5817,7 @@ impl TSerializable for GetClusterHealthRequest {
 
 impl Default for GetClusterHealthRequest {
     fn default() -> Self {
-        GetClusterHealthRequest { auth_token: Some("".to_owned()) }
+        GetClusterHealthRequest { auth_token: Some("".into()) }
     }
 }
 
@@ -5929,7 +5953,7 @@ impl TSerializable for GetClusterHealthResponse {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GetDatabaseStatsRequest {
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
     pub include_detailed_stats: Option<bool>,
 }
 
@@ -5939,7 +5963,10 @@ impl GetDatabaseStatsRequest {
         F1: Into<Option<String>>,
         F2: Into<Option<bool>>,
     {
-        GetDatabaseStatsRequest { auth_token: auth_token.into(), include_detailed_stats: include_detailed_stats.into() }
+        GetDatabaseStatsRequest {
+            auth_token: auth_token.into().map(super::PresentedToken::from),
+            include_detailed_stats: include_detailed_stats.into(),
+        }
     }
 }
 
@@ -5972,7 +5999,8 @@ impl TSerializable for GetDatabaseStatsRequest {
             i_prot.read_field_end()?;
         }
         i_prot.read_struct_end()?;
-        let ret = GetDatabaseStatsRequest { auth_token: f_1, include_detailed_stats: f_2 };
+        let ret =
+            GetDatabaseStatsRequest { auth_token: f_1.map(super::PresentedToken::from), include_detailed_stats: f_2 };
         Ok(ret)
     }
     fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
@@ -5980,7 +6008,7 @@ impl TSerializable for GetDatabaseStatsRequest {
         o_prot.write_struct_begin(&struct_ident)?;
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         if let Some(fld_var) = self.include_detailed_stats {
@@ -5995,7 +6023,7 @@ impl TSerializable for GetDatabaseStatsRequest {
 
 impl Default for GetDatabaseStatsRequest {
     fn default() -> Self {
-        GetDatabaseStatsRequest { auth_token: Some("".to_owned()), include_detailed_stats: Some(false) }
+        GetDatabaseStatsRequest { auth_token: Some("".into()), include_detailed_stats: Some(false) }
     }
 }
 
@@ -6109,7 +6137,7 @@ impl TSerializable for GetDatabaseStatsResponse {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GetNodeInfoRequest {
-    pub auth_token: Option<String>,
+    pub auth_token: Option<super::PresentedToken>,
     /// Absent: the replica that answers. An unknown one is an error that contains `Node N not found`.
     pub node_id: Option<i32>,
 }
@@ -6120,7 +6148,7 @@ impl GetNodeInfoRequest {
         F1: Into<Option<String>>,
         F2: Into<Option<i32>>,
     {
-        GetNodeInfoRequest { auth_token: auth_token.into(), node_id: node_id.into() }
+        GetNodeInfoRequest { auth_token: auth_token.into().map(super::PresentedToken::from), node_id: node_id.into() }
     }
 }
 
@@ -6153,7 +6181,7 @@ impl TSerializable for GetNodeInfoRequest {
             i_prot.read_field_end()?;
         }
         i_prot.read_struct_end()?;
-        let ret = GetNodeInfoRequest { auth_token: f_1, node_id: f_2 };
+        let ret = GetNodeInfoRequest { auth_token: f_1.map(super::PresentedToken::from), node_id: f_2 };
         Ok(ret)
     }
     fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
@@ -6161,7 +6189,7 @@ impl TSerializable for GetNodeInfoRequest {
         o_prot.write_struct_begin(&struct_ident)?;
         if let Some(ref fld_var) = self.auth_token {
             o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
-            o_prot.write_string(fld_var)?;
+            o_prot.write_string(fld_var.reveal())?;
             o_prot.write_field_end()?
         }
         if let Some(fld_var) = self.node_id {
@@ -6176,7 +6204,7 @@ impl TSerializable for GetNodeInfoRequest {
 
 impl Default for GetNodeInfoRequest {
     fn default() -> Self {
-        GetNodeInfoRequest { auth_token: Some("".to_owned()), node_id: Some(0) }
+        GetNodeInfoRequest { auth_token: Some("".into()), node_id: Some(0) }
     }
 }
 

@@ -14,12 +14,14 @@ mod calls;
 #[allow(dead_code, unused_imports, unused_extern_crates, missing_docs, clippy::all)]
 #[rustfmt::skip]
 pub mod generated;
+mod token;
 pub mod wire;
 
 pub use calls::{Method, MethodKind, ThriftCall, ThriftException, ThriftReply, ThriftRequest};
 use thrift::protocol::TType;
 pub use thrift::{ApplicationErrorKind, OrderedFloat};
 use thrift::{ProtocolError, ProtocolErrorKind};
+pub use token::PresentedToken;
 
 /// Checks the type of a value before generated code reads it; see `scripts/generate-thrift.sh`.
 fn expect_type(declared: TType, wanted: TType) -> thrift::Result<()> {

@@ -215,6 +215,8 @@ mod tests {
             ("UNKNOWN_COLUMN_FAMILY", true),
             ("FUTURE_VERSION", true),
             ("INVALID_OPERATION", true),
+            ("FORBIDDEN", true),
+            ("UNAUTHENTICATED", true),
         ] {
             let mut attempts = commit(true);
             attempts.record(&"a:1".into(), refused("COMMIT_UNKNOWN_RESULT")).await.expect("it is sent again");

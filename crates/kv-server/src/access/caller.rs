@@ -6,6 +6,7 @@ use kv_api::KvError;
 use kv_api::access::{Need, Verbs, WriteAuthority};
 
 use super::session::{Granted, Session};
+use super::source::PolicySource;
 use super::table::Rule;
 
 /// The one on whose behalf a request is made. Cheap to clone.
@@ -63,6 +64,21 @@ impl Caller {
                 Err(KvError::Forbidden(format!("user '{user}' has none of `{verbs}` anywhere")))
             }
             Rule::Somewhere(_) => Ok(()),
+        }
+    }
+
+    /// Refuses the result of a read if the rights of the caller changed while the read was under way. A linearizable
+    /// read has waited until every change that was acknowledged before it is applied here. So no read that
+    /// began after a revocation was acknowledged succeeds, whichever server takes it.
+    ///
+    /// # Errors
+    /// [`KvError::Forbidden`].
+    pub fn check_still(&self, source: &dyn PolicySource) -> Result<(), KvError> {
+        match &self.who {
+            Who::Checked(granted) if granted.rights.revision() != source.enabled_revision() => {
+                source.policy().upholds(Some(granted.rights.authority()))
+            }
+            Who::Server | Who::Unchecked | Who::Checked(_) => Ok(()),
         }
     }
 

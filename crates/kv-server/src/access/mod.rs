@@ -126,9 +126,23 @@ impl Gate {
         Ok(caller)
     }
 
-    /// Whether the client of this connection has shown who it is, or need not.
+    /// Whether the client of this connection has shown who it is, by a certificate or a token, or need not.
     pub fn knows(&self, session: &Session) -> bool {
-        (self.source.enabled_revision() == 0 && !self.closed_until_enabled) || session.is_known()
+        match self.source.enabled_revision() {
+            0 => !self.closed_until_enabled || session.is_known(),
+            revision => session.is_known() || self.identifies(session, revision),
+        }
+    }
+
+    /// Whether what the connection has shown identifies a user, even before its first request.
+    fn identifies(&self, session: &Session, revision: u64) -> bool {
+        let epoch = self.epoch(revision);
+        let granted = session.granted(epoch, |credential| self.resolve(credential, epoch));
+        let is_user = matches!(granted, Some(Ok(granted)) if !granted.rights.have_expired(now_us()));
+        if is_user {
+            session.is_now_known();
+        }
+        is_user
     }
 
     fn admit_unchecked(&self, session: &Arc<Session>, method: &'static str, rule: Rule) -> Result<Caller, KvError> {
@@ -148,35 +162,30 @@ impl Gate {
     }
 
     /// Binds the connection to the holder of this token, and returns the user; `None` while the
-    /// policy is not enabled. After a failure the connection has no identity.
+    /// policy is not enabled. After a failure the connection has no identity, until the applied policy has
+    /// changed: the token may have been made at another server a moment ago.
     ///
     /// # Errors
     /// [`KvError::Unauthenticated`].
     pub fn authenticate(&self, session: &Session, token: &str) -> Result<Option<String>, KvError> {
-        let identified = self.identify(token);
-        match &identified {
-            Ok((credential, user)) => {
-                session.present(credential.clone());
-                if user.is_some() {
-                    session.is_now_known();
-                }
+        let credential = match self.credential(token) {
+            Ok(credential) => credential,
+            Err(error) => {
+                session.refuse(error.clone());
+                return Err(error);
             }
-            Err(error) => session.refuse(error.clone()),
-        }
-        identified.map(|(_, user)| user)
-    }
-
-    fn identify(&self, token: &str) -> Result<(Credential, Option<String>), KvError> {
+        };
+        session.present(credential.clone());
         let revision = self.source.enabled_revision();
-        let credential = self.credential(token)?;
         if revision == 0 {
-            return Ok((credential, None));
+            return Ok(None);
         }
         let granted = self.resolve(&credential, self.epoch(revision)).granted?;
         if granted.rights.have_expired(now_us()) {
             return Err(expired());
         }
-        Ok((credential, Some(granted.rights.user().to_owned())))
+        session.is_now_known();
+        Ok(Some(granted.rights.user().to_owned()))
     }
 
     /// The facts besides the credential on which rights depend.

@@ -2,6 +2,7 @@
 //! needs.
 
 mod oracle;
+mod under_way;
 
 use std::net::SocketAddr;
 use std::sync::RwLock;
@@ -111,6 +112,17 @@ fn a_failed_authentication_takes_the_identity_away() {
     }
 }
 
+/// It was made at another server, and this one had not heard of it.
+#[test]
+fn a_refused_token_counts_once_the_server_has_heard_of_it() {
+    let (policy, gate) = gate();
+    let session = session();
+    assert!(is_unauthenticated(gate.authenticate(&session, &token(3))));
+    assert!(is_unauthenticated(admit(&gate, &session, Rule::Identified)) && !gate.knows(&session));
+    policy.change(AccessCommand::AddToken(record(3, "eve")));
+    assert_eq!(user_of(admit(&gate, &session, Rule::Identified)), "eve");
+}
+
 #[test]
 fn no_error_holds_a_part_of_the_token() {
     let (_, gate) = gate();
@@ -144,9 +156,10 @@ fn a_certificate_identifies_its_user() {
         certificate_user: Some(user.into()),
         ..ConnectionFacts::plain("10.0.0.1:1".parse().expect("an address"), None)
     };
-    let eve = Arc::new(Session::new(facts("eve")));
+    let (eve, nobody) = (Arc::new(Session::new(facts("eve"))), Arc::new(Session::new(facts("nobody"))));
+    assert!(gate.knows(&eve) && !gate.knows(&nobody), "before the first request");
     assert_eq!(user_of(admit(&gate, &eve, Rule::Operation)), "eve");
-    assert!(is_unauthenticated(admit(&gate, &Arc::new(Session::new(facts("nobody"))), Rule::Operation)));
+    assert!(is_unauthenticated(admit(&gate, &nobody, Rule::Operation)));
     policy.change(AccessCommand::DisableUser(DisableUser { name: "eve".into(), disabled: true }));
     assert!(is_unauthenticated(admit(&gate, &eve, Rule::Operation)));
 }

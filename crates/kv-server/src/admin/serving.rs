@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::stranger::Hall;
 use super::{AdminInterface, routes};
 use crate::accepting::{AcceptTerms, ByteStream, Incoming, accept_until};
 use crate::access::{ConnectionFacts, Session};
@@ -41,7 +42,7 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves until `stop` is cancelled and the running requests are answered. At `max_connections`, a
 /// new connection takes the place of the one that has sent no complete request for longest. If all
-/// are being answered, the new one gets a 503.
+/// are being answered, the new one gets a 503. Clients without an identity get fewer places, and less time.
 pub(crate) async fn serve(
     listener: TcpListener,
     doorway: Arc<Doorway>,
@@ -49,20 +50,27 @@ pub(crate) async fn serve(
     max_connections: usize,
     stop: CancellationToken,
 ) {
-    let router = routes(interface);
+    let hall = Hall::new(interface.core.gate().clone(), max_connections);
+    let shared = Arc::new(Shared { hall, router: routes(interface) });
     // What is sent before a handshake must not look like an answer in plain text.
     let refusal = if doorway.is_open() { NO_PLACE } else { &[] };
     let terms = AcceptTerms { name: OPERATOR, max_connections, spared: Duration::ZERO, refusal };
     doorway.keep_watch(stop.clone());
-    let serve = |incoming| serve_one(doorway.clone(), router.clone(), incoming, stop.clone());
+    let serve = |incoming| serve_one(doorway.clone(), shared.clone(), incoming, stop.clone());
     let mut connections = accept_until(listener, terms, stop.clone(), serve, |_| {}).await;
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve_one(doorway: Arc<Doorway>, router: Router, incoming: Incoming, stop: CancellationToken) {
+/// What all connections share.
+struct Shared {
+    hall: Hall,
+    router: Router,
+}
+
+async fn serve_one(doorway: Arc<Doorway>, shared: Arc<Shared>, incoming: Incoming, stop: CancellationToken) {
     match doorway.admit(incoming).await {
-        Some(Admitted::Plain(incoming, facts)) => serve_stream(router, incoming, facts, stop).await,
-        Some(Admitted::Encrypted(incoming, facts)) => serve_stream(router, *incoming, facts, stop).await,
+        Some(Admitted::Plain(incoming, facts)) => serve_stream(&shared, incoming, facts, stop).await,
+        Some(Admitted::Encrypted(incoming, facts)) => serve_stream(&shared, *incoming, facts, stop).await,
         Some(Admitted::LacksTls(incoming)) => explain(incoming.stream).await,
         None => {}
     }
@@ -83,21 +91,25 @@ async fn explain(mut stream: TcpStream) {
 }
 
 async fn serve_stream(
-    router: Router,
+    shared: &Shared,
     incoming: Incoming<impl ByteStream>,
     facts: ConnectionFacts,
     stop: CancellationToken,
 ) {
     let Incoming { stream, peer, idleness, end } = incoming;
-    let router = TowerToHyperService::new(router);
+    let router = TowerToHyperService::new(shared.router.clone());
     let session = Arc::new(Session::new(facts));
-    let (asked, seen) = (idleness.clone(), idleness);
+    let stranger = Arc::new(shared.hall.enter(&session, peer, &end));
+    // The time for the handshake is over, and the time for a request begins.
+    idleness.idle_since(Instant::now());
+    let (asked, seen, observed) = (idleness.clone(), idleness, stranger.clone());
     let service = service_fn(move |mut request: Request<_>| {
         asked.busy();
         request.extensions_mut().insert(session.clone());
-        let (answer, answered) = (router.call(request), asked.clone());
+        let (answer, answered, observed) = (router.call(request), asked.clone(), observed.clone());
         async move {
             let answer = answer.await;
+            observed.look();
             answered.idle_since(Instant::now());
             answer
         }
@@ -107,6 +119,7 @@ async fn serve_stream(
     let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = stranger.overstays(&seen) => Ok(()),
         () = end.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match (seen.is_busy(), stop.is_cancelled()) {

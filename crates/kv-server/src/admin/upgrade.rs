@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{AdminInterface, Refusal};
-use crate::access::{ConnectionFacts, Session};
-use crate::upgrade::FinalizeError;
+use super::{AdminInterface, Refusal, refuse_order};
+use crate::access::Session;
 
 /// How long a raise of the feature level may take.
 const FINALIZE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,23 +35,6 @@ pub(super) async fn finalize(
     }
     let before = interface.upgrade.level().level;
     let done = interface.upgrade.finalize(to, Instant::now() + FINALIZE_TIMEOUT).await;
-    let level = done.map_err(|error| refuse(&error, to, session.facts()))?;
+    let level = done.map_err(|error| refuse_order(&error, "/upgrade/finalize", to, session.facts()))?;
     Ok(Json(json!({ "feature_level": level, "before": before })))
-}
-
-fn refuse(error: &FinalizeError, to: Option<u32>, facts: &ConnectionFacts) -> Response {
-    let status = match error {
-        FinalizeError::AskPrimary { primary, admin } => {
-            let query = to.map(|level| format!("?to={level}")).unwrap_or_default();
-            let scheme = if facts.encrypted { "https" } else { "http" };
-            let location = format!("{scheme}://{admin}/upgrade/finalize{query}");
-            let body = Json(json!({ "error": error.to_string(), "primary": primary }));
-            return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)], body).into_response();
-        }
-        FinalizeError::Impossible(_) => StatusCode::BAD_REQUEST,
-        FinalizeError::NotNow(_) => StatusCode::CONFLICT,
-        FinalizeError::NoPrimary => StatusCode::SERVICE_UNAVAILABLE,
-        FinalizeError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
-    };
-    Refusal(status, error.to_string()).into_response()
 }

@@ -90,6 +90,18 @@ pub(super) async fn show(
     Ok(Json(policy_json(&policy)))
 }
 
+/// What everybody with `admin:status` may know of the policy: no names.
+pub(super) fn summary(policy: &Policy) -> Value {
+    json!({
+        "enabled": policy.enabled,
+        "revision": policy.revision,
+        "users": policy.users.len(),
+        "roles": policy.roles.len() + BUILT_IN_ROLES.len(),
+        "tokens": policy.tokens.len(),
+        "details": "/auth",
+    })
+}
+
 fn policy_json(policy: &Policy) -> Value {
     let users =
         policy.users.iter().map(|(name, user)| json!({ "name": name, "roles": user.roles, "disabled": user.disabled }));
@@ -133,18 +145,28 @@ pub(super) async fn check(
     Ok(Json(json!({ "allowed": explanation.allowed, "reasons": explanation.reasons })))
 }
 
-/// Makes the change and answers with the version at which it holds.
-async fn change(interface: &AdminInterface, caller: Caller, command: AccessCommand) -> Answer {
+/// A change as it is asked for: the name or id in its path, and its parameters.
+pub(super) struct Asked {
+    name: String,
+    parameters: Vec<(String, String)>,
+}
+
+/// Makes the change of a route, and answers with the version at which it holds.
+pub(super) async fn change(
+    State(interface): State<Arc<AdminInterface>>,
+    Extension(caller): Extension<Caller>,
+    name: Option<Path<String>>,
+    Query(parameters): Parameters,
+    command: fn(Asked) -> Result<AccessCommand, Refusal>,
+) -> Answer {
+    let name = name.map_or_else(String::new, |Path(name)| name);
+    let command = command(Asked { name, parameters })?;
     let result = interface.core.change_access(command, &context(caller)).await?;
     Ok(Json(json!({ "version": result.version })))
 }
 
-pub(super) async fn enable(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Query(parameters): Parameters,
-) -> Answer {
-    let [id, digest] = take(parameters, ["id", "sha256"])?;
+pub(super) fn enable(asked: Asked) -> Result<AccessCommand, Refusal> {
+    let [id, digest] = take(asked.parameters, ["id", "sha256"])?;
     let token = match (once("id", id)?, once("sha256", digest)?) {
         (None, None) => TokenRecord::default(),
         (Some(id), Some(digest)) => {
@@ -152,67 +174,40 @@ pub(super) async fn enable(
         }
         (_, _) => return Err(bad("`id` and `sha256` belong together".into())),
     };
-    change(&interface, caller, AccessCommand::Enable(token)).await
+    Ok(AccessCommand::Enable(token))
 }
 
-pub(super) async fn disable(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Query(parameters): Parameters,
-) -> Answer {
+pub(super) fn disable(asked: Asked) -> Result<AccessCommand, Refusal> {
+    let [] = take(asked.parameters, [])?;
+    Ok(AccessCommand::Disable(true))
+}
+
+pub(super) fn add_user(Asked { name, parameters }: Asked) -> Result<AccessCommand, Refusal> {
+    let [roles] = take(parameters, ["role"])?;
+    Ok(AccessCommand::AddUser(AddUser { name, roles }))
+}
+
+pub(super) fn remove_user(Asked { name, parameters }: Asked) -> Result<AccessCommand, Refusal> {
     let [] = take(parameters, [])?;
-    change(&interface, caller, AccessCommand::Disable(true)).await
+    Ok(AccessCommand::RemoveUser(name))
 }
 
-pub(super) async fn add_user(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-    Query(parameters): Parameters,
-) -> Answer {
+pub(super) fn set_user_roles(Asked { name, parameters }: Asked) -> Result<AccessCommand, Refusal> {
     let [roles] = take(parameters, ["role"])?;
-    change(&interface, caller, AccessCommand::AddUser(AddUser { name, roles })).await
+    Ok(AccessCommand::SetUserRoles(SetUserRoles { name, roles }))
 }
 
-pub(super) async fn remove_user(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-) -> Answer {
-    change(&interface, caller, AccessCommand::RemoveUser(name)).await
-}
-
-pub(super) async fn set_user_roles(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-    Query(parameters): Parameters,
-) -> Answer {
-    let [roles] = take(parameters, ["role"])?;
-    change(&interface, caller, AccessCommand::SetUserRoles(SetUserRoles { name, roles })).await
-}
-
-pub(super) async fn disable_user(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-    Query(parameters): Parameters,
-) -> Answer {
+pub(super) fn disable_user(Asked { name, parameters }: Asked) -> Result<AccessCommand, Refusal> {
     let [value] = take(parameters, ["value"])?;
     let disabled = match needed("value", value)?.as_str() {
         "1" | "true" => true,
         "0" | "false" => false,
         other => return Err(bad(format!("value = `{other}`: expected 1 or 0"))),
     };
-    change(&interface, caller, AccessCommand::DisableUser(DisableUser { name, disabled })).await
+    Ok(AccessCommand::DisableUser(DisableUser { name, disabled }))
 }
 
-pub(super) async fn add_token(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    Query(parameters): Parameters,
-) -> Answer {
+pub(super) fn add_token(Asked { name: id, parameters }: Asked) -> Result<AccessCommand, Refusal> {
     let [user, digest, expires] = take(parameters, ["user", "sha256", "expires_us"])?;
     let expires_us = match once("expires_us", expires)? {
         None => 0,
@@ -221,33 +216,21 @@ pub(super) async fn add_token(
         }
     };
     let (id, sha256) = (token_id(&id)?, sha256(&needed("sha256", digest)?)?);
-    let token = TokenRecord { id, sha256, user: needed("user", user)?, expires_us, created_us: 0 };
-    change(&interface, caller, AccessCommand::AddToken(token)).await
+    Ok(AccessCommand::AddToken(TokenRecord { id, sha256, user: needed("user", user)?, expires_us, created_us: 0 }))
 }
 
-pub(super) async fn revoke_token(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-) -> Answer {
-    change(&interface, caller, AccessCommand::RevokeToken(token_id(&id)?)).await
+pub(super) fn revoke_token(Asked { name: id, parameters }: Asked) -> Result<AccessCommand, Refusal> {
+    let [] = take(parameters, [])?;
+    Ok(AccessCommand::RevokeToken(token_id(&id)?))
 }
 
-pub(super) async fn set_role(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-    Query(parameters): Parameters,
-) -> Answer {
+pub(super) fn set_role(Asked { name, parameters }: Asked) -> Result<AccessCommand, Refusal> {
     let [grants] = take(parameters, ["grant"])?;
     let grants = grants.iter().map(|grant| grant.parse()).collect::<Result<_, _>>().map_err(bad)?;
-    change(&interface, caller, AccessCommand::SetRole(SetRole { name, grants })).await
+    Ok(AccessCommand::SetRole(SetRole { name, grants }))
 }
 
-pub(super) async fn remove_role(
-    State(interface): State<Arc<AdminInterface>>,
-    Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
-) -> Answer {
-    change(&interface, caller, AccessCommand::RemoveRole(name)).await
+pub(super) fn remove_role(Asked { name, parameters }: Asked) -> Result<AccessCommand, Refusal> {
+    let [] = take(parameters, [])?;
+    Ok(AccessCommand::RemoveRole(name))
 }

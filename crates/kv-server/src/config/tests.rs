@@ -75,6 +75,8 @@ fn without_anything_the_defaults_hold() {
     assert_eq!((config.server.request_timeout_ms, config.server.no_primary_wait_ms), (10_000, 5_000));
     assert_eq!(config.limits, Limits::default());
     assert!(!config.server.allow_fault_injection);
+    assert_eq!(config.auth.max_staleness_ms, 5_000);
+    assert_eq!(case("[auth]\nmax_staleness_ms = 250\n").config().auth.max_staleness_ms, 250);
 }
 
 #[test]
@@ -264,6 +266,14 @@ fn a_bad_value_is_named_with_its_key_its_origin_and_what_is_allowed() {
     no_file().variable("SYNODKV_LOG_LEVEL", "loud").fails_with(&["log.level = \"loud\"", "debug", "SYNODKV_LOG_LEVEL"]);
     case("[storage]\nreadable_window_ms = 999\n").fails_with(&["storage.readable_window_ms = 999", "1000 to 300000"]);
     case("[server]\nmax_pin_seconds = 59\n").fails_with(&["server.max_pin_seconds = 59", "60 to 604800"]);
+    for bad in ["99", "3600001"] {
+        let file = no_file().variable("SYNODKV_AUTH_MAX_STALENESS_MS", bad);
+        file.fails_with(&[
+            &format!("auth.max_staleness_ms = {bad}"),
+            "100 to 3600000",
+            "SYNODKV_AUTH_MAX_STALENESS_MS",
+        ]);
+    }
     case("[storage]\nengine = \"paper\"\n").fails_with(&["storage.engine", "paper", "`rocksdb`", "`memory`"]);
 }
 
@@ -278,6 +288,11 @@ fn rules_between_values_are_checked() {
         "election_timeout_min_ms = 300",
     ]);
     case("[replication]\nlease_ms = 50\n").fails_with(&["lease_ms = 50", "0 (no leases)", "heartbeat_ms = 50"]);
+    case("[auth]\nmax_staleness_ms = 100\n[replication]\nheartbeat_ms = 51\n").fails_with(&[
+        "max_staleness_ms = 100",
+        "at least twice",
+        "heartbeat_ms = 51",
+    ]);
     case("[server]\nadmin_addr = \"127.0.0.1:9090\"\n").fails_with(&["server.admin_addr", "server.thrift_addr"]);
     case("[limits]\nmax_transaction_bytes = 20000000\n").fails_with(&["max_transaction_bytes", "max_message_bytes"]);
     case("[storage]\ncolumn_families = [\"default\"]\n").fails_with(&["column_families", "default", "always there"]);

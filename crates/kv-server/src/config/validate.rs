@@ -41,6 +41,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     check_limits(&limits, sources)?;
     let limits = consistency::fit_limits(limits, &server, sources)?;
     check_timing(&replication, sources)?;
+    check_staleness(&auth, replication.heartbeat_ms, sources)?;
     let replication = complete_replication(replication, &server, sources)?;
     let replication = ReplicationConfig { lacks_node_id, ..replication };
     check_auth(&auth, sources)?;
@@ -436,10 +437,20 @@ fn check_auth(auth: &AuthSettings, sources: &Sources) -> Result<(), ConfigError>
     if let (Some((some, _)), Some((missing, _))) = (some, missing) {
         return Err(ConfigError::new(format!("`{missing}` is missing{}: {wanted}", sources.origin(some))));
     }
-    let (key, allowed) = ("auth.max_staleness_ms", 100..=3_600_000);
-    match allowed.contains(&auth.max_staleness_ms) {
+    Ok(())
+}
+
+/// A healthy replica hears from the primary with every heartbeat, and must not refuse requests in between.
+fn check_staleness(auth: &AuthSettings, heartbeat_ms: u64, sources: &Sources) -> Result<(), ConfigError> {
+    let (key, value) = ("auth.max_staleness_ms", auth.max_staleness_ms);
+    check_bounds(&[(key, value, 100..=3_600_000)], sources)?;
+    let other = "replication.heartbeat_ms";
+    match value >= 2 * heartbeat_ms {
         true => Ok(()),
-        false => Err(ConfigError::value(key, auth.max_staleness_ms, "allowed: 100 to 3600000", &sources.origin(key))),
+        false => {
+            let wanted = format!("must be at least twice {other} = {heartbeat_ms}{}", sources.origin(other));
+            Err(ConfigError::value(key, value, &wanted, &sources.origin(key)))
+        }
     }
 }
 

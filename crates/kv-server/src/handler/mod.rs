@@ -150,7 +150,7 @@ impl UnifiedThriftHandler {
 
     /// Takes effect before it is answered, so that the requests behind it already have the identity.
     fn authenticate(&self, request: wire::AuthenticateRequest, connection: &ConnectionContext) -> Answer {
-        let user = self.core.gate().authenticate(&connection.session, &request.token);
+        let user = self.core.gate().authenticate(&connection.session, request.token.reveal());
         answer(Method::Authenticate, user.map(|user| wire::AuthenticateResponse { user, ..succeeded() }))
     }
 

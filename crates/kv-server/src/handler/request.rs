@@ -1,7 +1,7 @@
 //! Converts requests from their form on the wire to those of the core.
 
 use bytes::Bytes;
-use kv_api::thrift::generated as wire;
+use kv_api::thrift::{PresentedToken, generated as wire};
 use kv_api::{KeyRange, KeyRef, KeySelector};
 
 use crate::service_core::{CommitRequest, OperationRequest, RangeRequest};
@@ -65,7 +65,7 @@ pub(super) fn token_of(call: &ThriftCall) -> Option<&str> {
         | ThriftCall::SetReadVersion(_)
         | ThriftCall::GetCommittedVersion(_) => &None,
     };
-    token.as_deref().filter(|token| !token.is_empty())
+    token.as_ref().map(PresentedToken::reveal).filter(|token| !token.is_empty())
 }
 
 /// Whether the client can read the binary fields that were added to the reply of a commit. Stock

@@ -15,11 +15,12 @@ use crate::cluster::{
     AppliedDigest, ClusterSnapshot, ClusterView, CopyProgress, LocalDatabase, LocalDatabases, ReplicaStatus, Role,
 };
 use crate::config::ReplicaConfig;
-use crate::failover::{Failover, FailoverControl, FailoverError};
+use crate::failover::{Failover, FailoverControl};
 use crate::front_end::ListenAddresses;
 use crate::mode::Mode;
+use crate::order::OrderError;
 use crate::problems::Problem;
-use crate::upgrade::{FinalizeError, LevelView, ReplicaLevels, UpgradeControl};
+use crate::upgrade::{LevelView, ReplicaLevels, UpgradeControl};
 
 /// A peer that has sent nothing for this long counts as unreachable. Reports come several times a
 /// second.
@@ -221,35 +222,39 @@ impl ReplicatedCluster {
         of_cluster.into_iter().chain(snapshot.replicas.iter().flat_map(of_replica)).collect()
     }
 
-    /// The error of a replica that does not lead.
-    fn ask_the_primary(&self, primary: Option<u32>) -> FailoverError {
+    /// The error of a replica that does not lead, and so cannot do what is wanted.
+    fn ask_the_primary(&self, primary: Option<u32>, wanted: &'static str) -> OrderError {
         let primary = primary.or_else(|| self.reporter().consensus.primary().map(|id| u32::from(id.0)));
         match primary.and_then(|id| self.local.members().get(id)) {
-            Some(member) => FailoverError::AskPrimary { primary: member.id, admin: member.admin.to_string() },
-            None => FailoverError::NoPrimary,
+            Some(member) => OrderError::AskPrimary { primary: member.id, admin: member.admin.to_string() },
+            None => OrderError::NoPrimary { wanted },
         }
     }
 
-    fn explain(&self, error: TransferError) -> FailoverError {
+    fn explain(&self, error: TransferError) -> OrderError {
         match error {
-            TransferError::NotPrimary { primary } => self.ask_the_primary(primary.map(|id| u32::from(id.0))),
-            TransferError::TimedOut(_) => FailoverError::TimedOut(error.to_string()),
-            error => FailoverError::NotNow(error.to_string()),
+            TransferError::NotPrimary { primary } => self.ask_the_primary(primary.map(|id| u32::from(id.0)), FAILOVER),
+            TransferError::TimedOut(_) => OrderError::TimedOut(error.to_string()),
+            error => OrderError::NotNow(error.to_string()),
         }
     }
 }
 
+/// What only the primary can do for a failover.
+const FAILOVER: &str = "transfer leadership";
+
 #[async_trait]
 impl FailoverControl for ReplicatedCluster {
-    async fn fail_over(&self, to: Option<u32>, deadline: tokio::time::Instant) -> Result<Failover, FailoverError> {
+    async fn fail_over(&self, to: Option<u32>, deadline: tokio::time::Instant) -> Result<Failover, OrderError> {
         let members = self.local.members();
         if let Some(id) = to.filter(|id| members.get(*id).is_none()) {
             let ids = members.ids();
-            return Err(FailoverError::Impossible(format!("there is no replica {id}: there are {ids}")));
+            return Err(OrderError::Impossible(format!("there is no replica {id}: there are {ids}")));
         }
         let started = Instant::now();
         let leading = self.local.replicas().iter().find(|replica| replica.consensus.is_primary());
-        let LocalReplica { id: old_primary, consensus, .. } = leading.ok_or_else(|| self.ask_the_primary(None))?;
+        let LocalReplica { id: old_primary, consensus, .. } =
+            leading.ok_or_else(|| self.ask_the_primary(None, FAILOVER))?;
         let target = to.map(|id| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids")));
         let new_primary = match transfer(consensus, target, deadline).await {
             Ok(id) | Err(TransferError::LeadsAlready(id)) => id,
@@ -257,9 +262,7 @@ impl FailoverControl for ReplicatedCluster {
         };
         let took = started.elapsed();
         if target.is_some_and(|target| target != new_primary) {
-            return Err(FailoverError::NotNow(format!(
-                "replica {new_primary} leads now: ask it to choose another one"
-            )));
+            return Err(OrderError::NotNow(format!("replica {new_primary} leads now: ask it to choose another one")));
         }
         let took_ms = took.as_millis() as u64;
         tracing::info!(from = old_primary, to = new_primary.0, took_ms, "failover done, as requested");
@@ -276,7 +279,7 @@ impl UpgradeControl for ReplicatedCluster {
         LevelView { level: replica.feature_level().0, next: next.map(|level| level.0).map_err(|e| e.to_string()) }
     }
 
-    async fn finalize(&self, to: Option<u32>, deadline: tokio::time::Instant) -> Result<u32, FinalizeError> {
+    async fn finalize(&self, to: Option<u32>, deadline: tokio::time::Instant) -> Result<u32, OrderError> {
         let consensus = &self.reporter().consensus;
         let before = consensus.feature_level();
         match consensus.raise_feature_level(to.map(FeatureLevel), deadline.into_std()).await {
@@ -286,17 +289,17 @@ impl UpgradeControl for ReplicatedCluster {
                 }
                 Ok(level.0)
             }
-            Err(RaiseError::NotPrimary { primary }) => match self.ask_the_primary(primary.map(|id| u32::from(id.0))) {
-                FailoverError::AskPrimary { primary, admin } => Err(FinalizeError::AskPrimary { primary, admin }),
-                _ => Err(FinalizeError::NoPrimary),
-            },
+            Err(RaiseError::NotPrimary { primary }) => {
+                let primary = primary.map(|id| u32::from(id.0));
+                Err(self.ask_the_primary(primary, "raise the feature level"))
+            }
             // Nothing is left to raise: that is what was asked for.
             Err(RaiseError::AtHighest(level)) => Ok(level.0),
-            Err(error @ RaiseError::Lower { .. }) => Err(FinalizeError::Impossible(error.to_string())),
+            Err(error @ RaiseError::Lower { .. }) => Err(OrderError::Impossible(error.to_string())),
             Err(error @ (RaiseError::TimedOut(_) | RaiseError::Stopped(_))) => {
-                Err(FinalizeError::TimedOut(error.to_string()))
+                Err(OrderError::TimedOut(error.to_string()))
             }
-            Err(error) => Err(FinalizeError::NotNow(error.to_string())),
+            Err(error) => Err(OrderError::NotNow(error.to_string())),
         }
     }
 }

@@ -31,7 +31,7 @@ impl ReplicatedPolicy {
 
 impl PolicySource for ReplicatedPolicy {
     fn enabled_revision(&self) -> u64 {
-        self.newest().reader.database().enabled_revision()
+        self.newest().reader.enabled_revision()
     }
 
     fn policy(&self) -> Arc<Policy> {

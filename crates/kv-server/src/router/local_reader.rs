@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use kv_api::{KvError, KvOperation, KvOutcome, RangeQuery, Rows, Version};
-use kv_store::TransactionalKvDatabase;
+use kv_store::{RevisionBoard, TransactionalKvDatabase};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
@@ -67,6 +67,7 @@ impl Drop for Caller {
 #[derive(Clone)]
 pub struct LocalReader {
     live: Arc<RwLock<Arc<TransactionalKvDatabase>>>,
+    revision: Arc<RevisionBoard>,
     applied: Arc<Notify>,
     slots: ReadSlots,
 }
@@ -74,7 +75,9 @@ pub struct LocalReader {
 impl LocalReader {
     /// Reads this database until another one replaces it.
     pub fn new(database: Arc<TransactionalKvDatabase>, slots: ReadSlots) -> Self {
-        LocalReader { live: Arc::new(RwLock::new(database)), applied: Arc::new(Notify::new()), slots }
+        let revision = Arc::<RevisionBoard>::default();
+        database.show_revision_on(revision.clone());
+        LocalReader { live: Arc::new(RwLock::new(database)), revision, applied: Arc::new(Notify::new()), slots }
     }
 
     /// The live database. Keep it for one read and no longer.
@@ -85,7 +88,13 @@ impl LocalReader {
     /// Replaces the live database and returns the previous one. The version of the new one must not
     /// be older.
     pub fn switch(&self, database: Arc<TransactionalKvDatabase>) -> Arc<TransactionalKvDatabase> {
+        database.show_revision_on(self.revision.clone());
         std::mem::replace(&mut *self.live.write().unwrap_or_else(PoisonError::into_inner), database)
+    }
+
+    /// The revision of the applied policy if it is enabled, otherwise 0. One atomic load.
+    pub fn enabled_revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
     }
 
     /// The slots for long reads.
@@ -173,4 +182,30 @@ fn is_short(query: &RangeQuery) -> bool {
     let selectors = [&query.begin_selector, &query.end_selector].into_iter().flatten();
     let passed: u64 = selectors.map(|selector| u64::from(selector.offset.unsigned_abs())).sum();
     query.limit.is_some_and(|limit| limit.saturating_add(query.skip).saturating_add(passed) <= INLINE_ROWS)
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_api::LoggedWrite;
+    use kv_api::access::{AccessCommand, TokenRecord};
+    use kv_store::{Durability, MemoryEngine, StoreOptions};
+
+    use super::*;
+
+    fn database() -> Arc<TransactionalKvDatabase> {
+        let engine = Arc::new(MemoryEngine::new(Durability::EveryWrite));
+        TransactionalKvDatabase::open(engine, StoreOptions::standalone()).expect("an empty database")
+    }
+
+    #[tokio::test]
+    async fn the_revision_is_that_of_the_live_database() {
+        let (old, new) = (database(), database());
+        let reader = LocalReader::new(old, ReadSlots::new(1));
+        new.raise_level(2).expect("this program executes it");
+        let token = TokenRecord { id: 1, sha256: vec![0; 32].into(), ..TokenRecord::default() };
+        new.write(LoggedWrite::access(AccessCommand::Enable(token).into(), 1)).await.expect("the first change");
+        assert_eq!(reader.enabled_revision(), 0);
+        drop(reader.switch(new));
+        assert_eq!(reader.enabled_revision(), 1);
+    }
 }

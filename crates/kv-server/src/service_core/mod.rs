@@ -304,7 +304,14 @@ impl KvServiceCore {
         if tokio::time::Instant::now() >= context.deadline {
             return Err(KvError::Timeout("the deadline passed before the request was passed on".to_string()));
         }
-        self.parts.router.route(operation, context).await
+        // Replicas check the authority of a write when they apply it.
+        let is_read =
+            matches!(operation, KvOperation::ReadVersion | KvOperation::Get { .. } | KvOperation::GetRange { .. });
+        let outcome = self.parts.router.route(operation, context).await?;
+        if is_read {
+            context.caller.check_still(&**self.parts.gate.source())?;
+        }
+        Ok(outcome)
     }
 
     /// Refuses an operation that the caller may not make.

@@ -10,14 +10,15 @@ use kv_api::access::Policy;
 
 use crate::access::PolicySource;
 use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases, ReplicaStatus, Role};
-use crate::failover::{Failover, FailoverControl, FailoverError};
+use crate::failover::{Failover, FailoverControl};
 use crate::front_end::ListenAddresses;
 use crate::health;
 use crate::mode::Mode;
+use crate::order::OrderError;
 use crate::problems::Problem;
 use crate::router::LocalReader;
 use crate::space::SpaceWatch;
-use crate::upgrade::{FinalizeError, HIGHEST_LEVEL, LOWEST_LEVEL, LevelView, ReplicaLevels, UpgradeControl};
+use crate::upgrade::{HIGHEST_LEVEL, LOWEST_LEVEL, LevelView, ReplicaLevels, UpgradeControl};
 
 /// The replica id that a standalone server reports.
 const STANDALONE_ID: u32 = 0;
@@ -109,14 +110,14 @@ impl ClusterView for StandaloneCluster {
 
 #[async_trait]
 impl FailoverControl for StandaloneCluster {
-    async fn fail_over(&self, _: Option<u32>, _: tokio::time::Instant) -> Result<Failover, FailoverError> {
-        Err(FailoverError::Impossible("this server is standalone: there is no other replica that could lead".into()))
+    async fn fail_over(&self, _: Option<u32>, _: tokio::time::Instant) -> Result<Failover, OrderError> {
+        Err(OrderError::Impossible("this server is standalone: there is no other replica that could lead".into()))
     }
 }
 
 impl PolicySource for StandaloneCluster {
     fn enabled_revision(&self) -> u64 {
-        self.reader.database().enabled_revision()
+        self.reader.enabled_revision()
     }
 
     fn policy(&self) -> Arc<Policy> {
@@ -138,14 +139,14 @@ impl UpgradeControl for StandaloneCluster {
         LevelView { level, next }
     }
 
-    async fn finalize(&self, to: Option<u32>, _: tokio::time::Instant) -> Result<u32, FinalizeError> {
+    async fn finalize(&self, to: Option<u32>, _: tokio::time::Instant) -> Result<u32, OrderError> {
         let database = self.reader.database();
         let to = to.unwrap_or(HIGHEST_LEVEL);
         match tokio::task::spawn_blocking(move || database.raise_level(to)).await {
             Ok(Ok(level)) => Ok(level),
-            Ok(Err(KvError::InvalidOperation(reason))) => Err(FinalizeError::Impossible(reason)),
-            Ok(Err(error)) => Err(FinalizeError::NotNow(error.to_string())),
-            Err(panic) => Err(FinalizeError::TimedOut(format!("raising the feature level failed: {panic}"))),
+            Ok(Err(KvError::InvalidOperation(reason))) => Err(OrderError::Impossible(reason)),
+            Ok(Err(error)) => Err(OrderError::NotNow(error.to_string())),
+            Err(panic) => Err(OrderError::TimedOut(format!("raising the feature level failed: {panic}"))),
         }
     }
 }

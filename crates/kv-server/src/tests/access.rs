@@ -10,7 +10,7 @@ use super::methods::every_call;
 use super::*;
 use crate::access::{HttpMethod, Route, Rule, digest_of, rule_of_method, token_text};
 
-fn token(id: u64) -> String {
+pub(super) fn token(id: u64) -> String {
     token_text(id, &[id as u8; 32])
 }
 
@@ -19,13 +19,13 @@ fn hash(id: u64) -> String {
 }
 
 /// A server with authentication: token 1 is that of root.
-struct Guarded {
-    server: TestServer,
+pub(super) struct Guarded {
+    pub(super) server: TestServer,
     http: reqwest::Client,
 }
 
 impl Guarded {
-    async fn start() -> Guarded {
+    pub(super) async fn start() -> Guarded {
         Guarded::with(|_| {}).await
     }
 
@@ -35,7 +35,7 @@ impl Guarded {
         guarded
     }
 
-    async fn ask(&self, method: HttpMethod, token: Option<u64>, path: &str) -> (StatusCode, Value) {
+    pub(super) async fn ask(&self, method: HttpMethod, token: Option<u64>, path: &str) -> (StatusCode, Value) {
         let method = method.name().parse().expect("a method");
         let request = self.http.request(method, self.server.url(path));
         let request = match token {
@@ -68,9 +68,9 @@ impl Guarded {
     }
 
     /// A client with the identity of this token.
-    async fn client(&self, id: u64) -> Client {
+    pub(super) async fn client(&self, id: u64) -> Client {
         let mut client = self.server.client().await;
-        let reply = client.call(wire::AuthenticateRequest { token: token(id) }).await;
+        let reply = client.call(wire::AuthenticateRequest { token: token(id).into() }).await;
         assert!(reply.success && reply.user.is_some(), "{reply:?}");
         client
     }
@@ -162,16 +162,16 @@ async fn a_user_without_grants_is_forbidden_every_route_but_the_open_ones() {
 async fn an_identity_holds_for_the_connection_and_takes_effect_before_its_reply() {
     let guarded = Guarded::start().await;
     let mut client = guarded.server.client().await;
-    let authenticate = wire::AuthenticateRequest { token: token(1) };
+    let authenticate = wire::AuthenticateRequest { token: token(1).into() };
     let replies =
         client.call_all(vec![get(b"k").into(), authenticate.into(), set(b"k", b"v").into(), get(b"k").into()]);
     let codes: Vec<Option<String>> = replies.await.iter().map(code).collect();
     assert_eq!(codes, [Some("UNAUTHENTICATED".to_string()), None, None, None]);
     let mut other = guarded.server.client().await;
     assert_eq!(code_of(&mut other, get(b"k")).await.as_deref(), Some("UNAUTHENTICATED"));
-    let with_token = wire::GetRequest { auth_token: Some(token(1)), ..get(b"k") };
+    let with_token = wire::GetRequest { auth_token: Some(token(1).into()), ..get(b"k") };
     assert_eq!(code_of(&mut other, with_token).await, None, "the token of this request");
-    let health = wire::GetClusterHealthRequest { auth_token: Some(token(1)) };
+    let health = wire::GetClusterHealthRequest { auth_token: Some(token(1).into()) };
     assert_eq!(code_of(&mut other, health).await, None, "a field that was always there");
     assert_eq!(code_of(&mut other, get(b"k")).await.as_deref(), Some("UNAUTHENTICATED"));
 }
@@ -180,7 +180,7 @@ async fn an_identity_holds_for_the_connection_and_takes_effect_before_its_reply(
 async fn a_refused_token_is_the_reason_for_the_refusals_after_it() {
     let guarded = Guarded::start().await;
     let mut client = guarded.server.client().await;
-    let reply = client.call(wire::AuthenticateRequest { token: token(9) }).await;
+    let reply = client.call(wire::AuthenticateRequest { token: token(9).into() }).await;
     assert_eq!((reply.success, reply.error_code.as_deref()), (false, Some("UNAUTHENTICATED")));
     let error = client.call(get(b"k")).await.error.expect("an error");
     assert!(error.contains("the token is not valid"), "{error}");
@@ -341,6 +341,10 @@ async fn the_policy_is_shown_without_hashes_and_decisions_are_explained() {
         guarded.ask(HttpMethod::Get, Some(1), &path).await.1
     };
     assert_eq!(check("65752f31").await["allowed"], true);
+    let access = guarded.ask(HttpMethod::Get, Some(1), "/status").await.1["access"].take();
+    assert_eq!((&access["enabled"], &access["revision"]), (&true.into(), &policy["revision"]));
+    assert_eq!((&access["users"], &access["roles"], &access["tokens"]), (&2.into(), &6.into(), &2.into()));
+    assert!(!access.to_string().contains("eve"), "who may see the status need not know the names: {access}");
     let denied = check("7573").await;
     assert_eq!(denied["allowed"], false);
     assert!(denied["reasons"].to_string().contains("do not add up to `write`"), "{denied}");
@@ -350,7 +354,7 @@ async fn the_policy_is_shown_without_hashes_and_decisions_are_explained() {
 async fn without_authentication_everybody_may_do_everything_as_before() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    let reply = client.call(wire::AuthenticateRequest { token: token(7) }).await;
+    let reply = client.call(wire::AuthenticateRequest { token: token(7).into() }).await;
     assert_eq!((reply.success, reply.user), (true, None));
     assert!(client.call(set(b"k", b"v")).await.success);
 }

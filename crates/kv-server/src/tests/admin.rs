@@ -29,6 +29,7 @@ async fn the_status_shows_the_replica_and_its_families() {
     assert_eq!(status, 200);
     assert_eq!((&body["mode"], &body["node_id"], &body["primary"]), (&"standalone".into(), &0.into(), &0.into()));
     assert_eq!(body["column_families"], serde_json::json!(["default", "users"]));
+    assert_eq!((&body["access"]["enabled"], &body["access"]["details"]), (&false.into(), &"/auth".into()));
     let replica = &body["replicas"][0];
     assert_eq!((&replica["id"], &replica["role"]), (&0.into(), &"primary".into()));
     assert_eq!(replica["observer"], false, "it votes alone");

@@ -303,7 +303,7 @@ pub(super) fn every_call() -> Vec<ThriftCall> {
         range.into(),
         delete(b"k").into(),
         wire::PingRequest { message: None, timestamp: None }.into(),
-        wire::AuthenticateRequest { token: kv_token() }.into(),
+        wire::AuthenticateRequest { token: kv_token().into() }.into(),
         wire::SetVersionstampedKeyRequest {
             key_prefix: vec![0; 10],
             value: key(),

@@ -14,6 +14,7 @@ mod pins;
 mod ranges;
 mod selectors;
 mod shutdown;
+mod strangers;
 
 use client::Client;
 use kv_api::thrift::generated::{self as wire};

@@ -14,9 +14,9 @@ use super::counters::add;
 use super::memory_budget::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES, Waiting, room_of_request, wait};
 use super::pipeline::{Again, Origin, Pipeline, Start};
 use super::shared::Shared;
-use super::stranger::{self, Stranger};
+use super::stranger::Stranger;
 use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftCall, ThriftException};
-use crate::accepting::{ByteStream, Idleness, Incoming};
+use crate::accepting::{ByteStream, Idleness, Incoming, STRANGERS_PATIENCE};
 use crate::byte_budget::Reserved;
 
 /// A read needs at least this much room in the buffer.
@@ -617,12 +617,12 @@ impl<'a, S: ByteStream> Connection<'a, S> {
     fn due(&self) -> Option<Instant> {
         let options = &self.shared.options;
         let after = |since: Option<Instant>, timeout: Option<Duration>| Some(since? + timeout?);
-        let partial = after(self.partial_since, options.message_timeout());
+        let of_stranger = self.stranger.is_one().then_some(STRANGERS_PATIENCE);
+        let partial = after(self.partial_since, of_stranger.or(options.message_timeout()));
         let patience = options.write_timeout();
         let patience = if self.is_pressed() { patience.into_iter().chain([self.spared()]).min() } else { patience };
         let unsent = after(self.unsent_since, patience);
-        let idle_timeout = if self.stranger.is_one() { Some(stranger::PATIENCE) } else { options.idle_timeout() };
-        let idle = after(self.is_idle().then_some(self.active_at), idle_timeout);
+        let idle = after(self.is_idle().then_some(self.active_at), of_stranger.or(options.idle_timeout()));
         [partial, unsent, idle].into_iter().flatten().min()
     }
 }

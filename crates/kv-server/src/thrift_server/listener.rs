@@ -13,9 +13,8 @@ use super::counters::{OpenConnection, add};
 use super::memory_budget::Pools;
 use super::plain;
 use super::shared::Shared;
-use super::stranger::MAX_STRANGERS;
 use super::{ConnectionContext, ThriftServerCounters, ThriftServerOptions, ThriftService, connection};
-use crate::accepting::{AcceptTerms, Accepted, ByteStream, Incoming, accept_until};
+use crate::accepting::{AcceptTerms, Accepted, ByteStream, Incoming, accept_until, most_strangers};
 use crate::access::{ConnectionFacts, Session};
 use crate::tls::{Admitted, Doorway};
 
@@ -42,9 +41,10 @@ impl ThriftServer {
         let listener = TcpListener::bind(address).await?;
         let local_address = listener.local_addr()?;
         let pools = Pools::new(&options);
-        let strangers = Arc::new(Strangers::new(MAX_STRANGERS));
+        let strangers = Arc::new(Strangers::new(most_strangers(options.max_connections)));
+        let doorway = Arc::new(Doorway::off(CLIENT, options.max_connections));
         let shared = Arc::new(Shared { options, service, counters: Arc::default(), pools, strangers });
-        Ok(ThriftServer { listener, local_address, shared, doorway: Arc::new(Doorway::off(CLIENT)) })
+        Ok(ThriftServer { listener, local_address, shared, doorway })
     }
 
     /// The server with TLS.

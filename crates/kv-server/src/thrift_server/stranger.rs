@@ -1,7 +1,5 @@
 //! Connections of clients that nobody knows yet: short messages, little time, few places.
 
-use std::time::Duration;
-
 use kv_api::thrift::wire::WireError;
 use rsml::transport::Place;
 use tokio_util::sync::CancellationToken;
@@ -9,12 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::ConnectionContext;
 use super::shared::Shared;
 
-/// Maximum number of connections of strangers; one more closes the oldest.
-pub(super) const MAX_STRANGERS: usize = 128;
 /// Longest message of a stranger: the longest token fits.
 const MESSAGE_BYTES: usize = 16 << 10;
-/// A stranger that sends nothing for this long is disconnected.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether a connection is that of a stranger. Once it is known, it stays so: what it may do is not
 /// decided here.

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Doorway, HANDSHAKE_TIMEOUT, TlsMode, count};
-use crate::accepting::{ByteStream, Complaints, Incoming};
+use super::{Doorway, TlsMode, count};
+use crate::accepting::{ByteStream, Complaints, Incoming, STRANGERS_PATIENCE};
 use crate::access::ConnectionFacts;
 
 /// A connection that may be served, or that gets an explanation.
@@ -25,7 +25,7 @@ pub(crate) enum Admitted {
 
 /// The deadline of a client without TLS for the bytes that the refusal depends on.
 pub(crate) fn plain_reply_deadline() -> Instant {
-    Instant::now() + HANDSHAKE_TIMEOUT
+    Instant::now() + STRANGERS_PATIENCE
 }
 
 impl ByteStream for TlsStream<TcpStream> {
@@ -37,7 +37,7 @@ impl ByteStream for TlsStream<TcpStream> {
 /// Why a connection gets no further.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("the handshake was not complete within {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    #[error("the handshake was not complete within {} s", STRANGERS_PATIENCE.as_secs())]
     TooSlow,
     #[error("{0}")]
     Handshake(io::Error),
@@ -61,10 +61,10 @@ impl Doorway {
         let (place, first, must_be_done_by) = match self.mode {
             TlsMode::Allow => {
                 let first = first_byte(&incoming.stream).await?;
-                (is_tls(first).then(enter), first, Instant::now() + HANDSHAKE_TIMEOUT)
+                (is_tls(first).then(enter), first, Instant::now() + STRANGERS_PATIENCE)
             }
             TlsMode::Off | TlsMode::Require => {
-                let (place, deadline) = (enter(), Instant::now() + HANDSHAKE_TIMEOUT);
+                let (place, deadline) = (enter(), Instant::now() + STRANGERS_PATIENCE);
                 match timeout_at(deadline, first_byte(&incoming.stream)).await {
                     Ok(first) => (Some(place), first?, deadline),
                     Err(_) => return self.refuse(peer, &Refused::TooSlow),

@@ -2,8 +2,8 @@
 //!
 //! An accepted connection passes [`Doorway::admit`] before anything else looks at its bytes. In mode
 //! `off` that costs nothing. Otherwise the first byte tells TLS from plain text, and a client that
-//! may use TLS has [`HANDSHAKE_TIMEOUT`] to complete the handshake. Connections that have not
-//! completed it are strangers, of which there are at most [`MAX_STRANGERS`]: one more closes the
+//! may use TLS has two seconds to complete the handshake. Connections that have not
+//! completed it are strangers, of which there are at most [`most_strangers`]: one more closes the
 //! oldest, so that those who only connect keep nobody else out.
 //!
 //! In mode `allow`, a client that says nothing is no stranger: it may be one without TLS that has no
@@ -22,12 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use door::{Admitted, plain_reply_deadline};
 
-use crate::accepting::Complaints;
+use crate::accepting::{Complaints, most_strangers};
 
-/// How long a client may take for the handshake.
-pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections of a listener that have not completed the handshake.
-const MAX_STRANGERS: usize = 128;
 /// How often the files are looked at while nobody connects.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// The beginning of the URI of a user.
@@ -86,12 +82,12 @@ fn count(counter: &AtomicU64) {
 
 impl Doorway {
     /// A listener without TLS.
-    pub fn off(name: &'static str) -> Self {
+    pub fn off(name: &'static str, max_connections: usize) -> Self {
         Doorway {
             mode: TlsMode::Off,
             certificates: None,
             user_from: UserFrom::default(),
-            strangers: Arc::new(Strangers::new(MAX_STRANGERS)),
+            strangers: Arc::new(Strangers::new(most_strangers(max_connections))),
             counters: Arc::default(),
             complaints: std::sync::Mutex::default(),
             name,
@@ -104,8 +100,9 @@ impl Doorway {
         certificates: Arc<Renewed<ListenerFiles>>,
         user_from: UserFrom,
         name: &'static str,
+        max_connections: usize,
     ) -> Self {
-        Doorway { mode, certificates: Some(certificates), user_from, ..Doorway::off(name) }
+        Doorway { mode, certificates: Some(certificates), user_from, ..Doorway::off(name, max_connections) }
     }
 
     /// Whether some clients, or all, need no TLS.
@@ -157,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_certificate_names_exactly_one_user() {
-        let mut doorway = Doorway::off("test");
+        let mut doorway = Doorway::off("test", 1);
         let user = |doorway: &Doorway, uris, common| doorway.user_in(&names(uris, common));
         assert_eq!(user(&doorway, &["http://x", "synodkv:user/alice"], &["bob"]), Some("alice".to_string()));
         assert_eq!(user(&doorway, &[], &["bob"]), None);

@@ -41,6 +41,8 @@ pub(super) struct Core {
     pub policy: RwLock<Arc<Policy>>,
     /// The revision of that policy if it is enabled; 0 otherwise.
     pub enabled_revision: AtomicU64,
+    /// Where that revision is shown as well.
+    pub revision_board: OnceLock<Arc<RevisionBoard>>,
     /// The feature level.
     pub level: AtomicU64,
     /// The newest version that readers see.
@@ -56,6 +58,10 @@ pub(super) struct Core {
     /// Results that the idempotency table holds.
     pub remembered_ids: AtomicU64,
 }
+
+/// Shows the revision of the live database's policy if it is enabled, otherwise 0. A reader of databases that replace
+/// each other asks it without looking for the live one.
+pub type RevisionBoard = std::sync::atomic::AtomicU64;
 
 pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
@@ -89,6 +95,7 @@ impl Core {
             clears: RwLock::new(state.clears.clone()),
             families: RwLock::new(Arc::new(state.families.names())),
             enabled_revision: AtomicU64::new(enabled_revision(&state.policy)),
+            revision_board: OnceLock::new(),
             policy: RwLock::new(state.policy.clone()),
             oldest_readable: AtomicU64::new(state.window.oldest_readable()),
             level: AtomicU64::new(u64::from(level)),
@@ -182,6 +189,13 @@ impl Core {
         let _ = self.failure.set(error.clone());
     }
 
+    /// The caller must hold the writer's lock, so that an older revision never replaces a newer one.
+    pub fn write_on_board(&self) {
+        if let Some(board) = self.revision_board.get() {
+            board.store(self.enabled_revision.load(Ordering::Relaxed), Ordering::Release);
+        }
+    }
+
     /// Publishes the writer's state to readers. The version comes last: a reader that sees it also
     /// sees everything that belongs to it.
     pub fn publish(&self, writer: &mut Writer) {
@@ -196,6 +210,7 @@ impl Core {
         if !Arc::ptr_eq(&read(&self.policy), &state.policy) {
             *self.policy.write().unwrap_or_else(PoisonError::into_inner) = state.policy.clone();
             self.enabled_revision.store(enabled_revision(&state.policy), Ordering::Release);
+            self.write_on_board();
         }
         self.level.store(u64::from(writer.level), Ordering::Release);
         let counters = state.counters();

@@ -22,8 +22,8 @@ mod reads;
 mod retention;
 mod space_wait;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,6 +37,7 @@ use kv_api::{
 use crate::engine::{Engine, EngineStatistics};
 use crate::gc::collector::{Collectable, Collected, Collector};
 use crate::meta;
+pub use core::RevisionBoard;
 use core::{Core, read, writing_stopped};
 use group_commit::GroupCommit;
 
@@ -256,6 +257,13 @@ impl TransactionalKvDatabase {
     /// The revision of [`Self::policy`] if it is enabled, otherwise 0.
     pub fn enabled_revision(&self) -> u64 {
         self.core.enabled_revision.load(Ordering::Acquire)
+    }
+
+    /// Shows [`Self::enabled_revision`] on this board from now on. A database has one board.
+    pub fn show_revision_on(&self, board: Arc<RevisionBoard>) {
+        let _writer = self.core.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _first = self.core.revision_board.set(board);
+        self.core.write_on_board();
     }
 
     /// Existing column families in order, without the default one.

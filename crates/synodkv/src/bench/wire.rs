@@ -43,7 +43,7 @@ impl Write for Socket<'_> {
 async fn authenticate(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), token: Option<&Token>) -> Option<()> {
     let Some(token) = token else { return Some(()) };
     let (mut output, mut input) = (Vec::new(), Vec::new());
-    let call = AuthenticateRequest { token: token.reveal().to_owned() };
+    let call = AuthenticateRequest::new(token.reveal().into());
     encode_call(&mut output, Encoding::default(), 0, &call.into());
     stream.write_all(&output).await.ok()?;
     let mut scanner = Scanner::new(WireLimits::default());

@@ -10,9 +10,11 @@ mod harness;
 mod ports;
 #[path = "../cluster/signals.rs"]
 mod signals;
+mod thrift;
 #[path = "../cluster/waiting.rs"]
 mod waiting;
 
+mod access;
 mod configuration;
 mod data;
 mod health;

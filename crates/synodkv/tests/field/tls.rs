@@ -19,19 +19,19 @@ use crate::harness::{Cluster, PROGRAM, Server, Setup, assert_exit, cli, run, tex
 use crate::waiting::eventually;
 
 /// A folder with an authority and the certificates that it signed.
-struct Certificates {
+pub struct Certificates {
     folder: TempDir,
 }
 
 impl Certificates {
-    fn new() -> Certificates {
+    pub fn new() -> Certificates {
         let folder = tempfile::tempdir().expect("a folder");
         let certificates = Certificates { folder };
         certificates.make(&certificates.path("").display().to_string(), &["init"]);
         certificates
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -42,12 +42,12 @@ impl Certificates {
         assert_exit(&made, 0);
     }
 
-    fn issue(&self, arguments: &[&str]) {
+    pub fn issue(&self, arguments: &[&str]) {
         self.make(&self.path("").display().to_string(), &[&["issue"], arguments].concat());
     }
 
     /// For a client without a certificate.
-    fn tls(&self) -> Tls {
+    pub fn tls(&self) -> Tls {
         Tls::new(self.path("ca.pem")).expect("an authority")
     }
 
@@ -57,7 +57,7 @@ impl Certificates {
     }
 
     /// `[server.tls]` and, for the tests' own probes, an admin interface that allows both.
-    fn toml(&self, certificate: &str, more: &str) -> String {
+    pub fn toml(&self, certificate: &str, more: &str) -> String {
         let path = |name: &str| self.path(name).display().to_string();
         let (pem, key) = (path(&format!("{certificate}.pem")), path(&format!("{certificate}.key")));
         let files = format!("certificate = \"{pem}\"\nkey = \"{key}\"\n");
@@ -69,7 +69,7 @@ impl Certificates {
         ["--ca".to_string(), self.path("ca.pem").display().to_string()]
     }
 
-    fn cli(&self, server: &Server, arguments: &[&str]) -> Output {
+    pub fn cli(&self, server: &Server, arguments: &[&str]) -> Output {
         let [ca, file] = &self.flags();
         cli(&server.thrift, &server.admin, &[arguments, &[ca, file]].concat(), b"")
     }
@@ -196,16 +196,20 @@ async fn https_get(server: &Server, tls: &Tls, path: &str) -> String {
     answer
 }
 
+/// A server whose admin interface requires TLS as well.
+async fn with_tls_everywhere() -> (Certificates, Server) {
+    let certificates = Certificates::new();
+    certificates.issue(&["server"]);
+    let toml = certificates.toml("server", "");
+    let (server_tls, _) = toml.split_once("[admin.tls]").expect("both sections");
+    let server = Server::standalone(Setup::toml(server_tls)).await;
+    (certificates, server)
+}
+
 #[test]
 fn the_admin_interface_takes_the_settings_of_the_server() {
     run(async {
-        let certificates = Certificates::new();
-        certificates.issue(&["server"]);
-        let toml = certificates.toml("server", "");
-        let (server_tls, _) = toml.split_once("[admin.tls]").expect("both sections");
-        let mut server = Server::not_started(Setup::toml(server_tls));
-        server.start();
-        server.live().await;
+        let (certificates, server) = with_tls_everywhere().await;
         let (code, plain) = server.get("/status").await.expect("an answer");
         assert!(code == 400 && plain.contains("speaks HTTPS only"), "{code} {plain}");
         let status = https_get(&server, &certificates.tls(), "/status").await;
@@ -255,6 +259,43 @@ fn clients_need_a_certificate_where_one_is_required() {
     });
 }
 
+/// Nothing, the first byte, or the beginning of a long first message.
+async fn half_open(address: &str, index: usize) -> TcpStream {
+    let beginnings: [&[u8]; 3] = [&[], &[0x16], &[0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3]];
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    match stream.write_all(beginnings[index % beginnings.len()]).await {
+        Err(error) if ![ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&error.kind()) => panic!("{error}"),
+        Ok(()) | Err(_) => stream,
+    }
+}
+
+/// Waits until the server has closed all: the oldest at once, and the others after the time for a handshake.
+async fn all_close(half_open: Vec<TcpStream>) {
+    for mut stream in half_open {
+        let mut rest = Vec::new();
+        let _reset_or_closed = stream.read_to_end(&mut rest).await;
+    }
+}
+
+#[test]
+fn a_thousand_half_open_handshakes_keep_no_operator_out() {
+    run(async {
+        let (certificates, server) = with_tls_everywhere().await;
+        let tls = certificates.tls();
+        let mut crowd = Vec::new();
+        for index in 0..1_000 {
+            crowd.push(half_open(&server.admin, index).await);
+            if index % 50 == 0 {
+                let live = https_get(&server, &tls, "/health/live").await;
+                assert!(live.starts_with("HTTP/1.1 200"), "{live}");
+            }
+        }
+        all_close(crowd).await;
+        let metrics = https_get(&server, &tls, "/metrics").await;
+        assert!(metrics.contains("synodkv_tls_handshake_failures_total{listener=\"admin\"} "), "{metrics}");
+    });
+}
+
 #[test]
 fn a_thousand_half_open_handshakes_disturb_nobody() {
     run(async {
@@ -262,21 +303,9 @@ fn a_thousand_half_open_handshakes_disturb_nobody() {
         let client = connect(&server.thrift, certificates.tls()).await;
         client.set(KeyRef::new("k"), "v").await.expect("a write");
         let before = server.resident_bytes();
-        let mut half_open = Vec::new();
+        let mut crowd = Vec::new();
         for index in 0..1_000 {
-            let mut stream = TcpStream::connect(&server.thrift).await.expect("it listens");
-            // Nothing, the first byte, or the beginning of a long first message.
-            let beginning: &[u8] = match index % 3 {
-                0 => &[],
-                1 => &[0x16],
-                _ => &[0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3],
-            };
-            match stream.write_all(beginning).await {
-                Err(error) if error.kind() != ErrorKind::BrokenPipe && error.kind() != ErrorKind::ConnectionReset => {
-                    panic!("{error}")
-                }
-                _ => half_open.push(stream),
-            }
+            crowd.push(half_open(&server.thrift, index).await);
             if index % 50 == 0 {
                 client.set(KeyRef::new("k"), "v").await.expect("a write");
                 connect(&server.thrift, certificates.tls())
@@ -288,11 +317,7 @@ fn a_thousand_half_open_handshakes_disturb_nobody() {
         }
         let grown = server.resident_bytes().saturating_sub(before);
         assert!(grown < 64 << 20, "{grown} bytes more");
-        // All are closed in the end, the oldest at once and the others after the time for a handshake.
-        for mut stream in half_open {
-            let mut rest = Vec::new();
-            let _reset_or_closed = stream.read_to_end(&mut rest).await;
-        }
+        all_close(crowd).await;
         assert!(figure(&server, "synodkv_connections_open").await <= 2);
         assert!(figure(&server, "synodkv_tls_handshake_failures_total{listener=\"thrift\"}").await >= 100);
     });

@@ -492,8 +492,13 @@ fn a_model() -> impl Strategy<Value = Model> {
 
 fn core_of(model: Model, gate: Arc<Gate>) -> (Arc<ModelRouter>, KvServiceCore) {
     let router = Arc::new(ModelRouter(Mutex::new(model)));
-    let core = KvServiceCore::new(CoreParts {
-        router: router.clone(),
+    (router.clone(), core_on(router, gate))
+}
+
+/// A core without a cluster around it.
+pub(super) fn core_on(router: Arc<dyn RequestRouter>, gate: Arc<Gate>) -> KvServiceCore {
+    KvServiceCore::new(CoreParts {
+        router,
         cluster: Arc::new(Nobody),
         replicas: Arc::new(Nobody),
         metrics: ServerMetrics::new(),
@@ -502,8 +507,7 @@ fn core_of(model: Model, gate: Arc<Gate>) -> (Arc<ModelRouter>, KvServiceCore) {
         column_families: Vec::new(),
         max_pin: Duration::from_secs(1),
         gate,
-    });
-    (router, core)
+    })
 }
 
 /// The rows of one model where the caller may read, and those of the other elsewhere.

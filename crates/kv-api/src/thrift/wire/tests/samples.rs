@@ -44,7 +44,7 @@ fn commit() -> AtomicCommitRequest {
         read_conflicts: Some(vec![key_ref()]),
         finished_idempotency_ids: Some(vec![vec![8; 16], vec![7]]),
         include_details: Some(true),
-        auth_token: text("token"),
+        auth_token: text("token").map(Into::into),
     }
 }
 
@@ -63,7 +63,7 @@ fn range() -> GetRangeRequest {
         begin_selector: Some(selector(1)),
         end_selector: Some(selector(-1)),
         consistency: text("stale"),
-        auth_token: text("token"),
+        auth_token: text("token").map(Into::into),
     }
 }
 
@@ -82,7 +82,7 @@ fn snapshot_range() -> SnapshotGetRangeRequest {
         target_bytes: None,
         begin_selector: None,
         end_selector: Some(selector(0)),
-        auth_token: text("token"),
+        auth_token: text("token").map(Into::into),
     }
 }
 
@@ -106,7 +106,7 @@ pub fn calls() -> Vec<ThriftCall> {
         SetVersionstampedValueRequest::new(bytes("k"), vec![0; 10], family(), text("token")).into(),
         FaultInjectionRequest::new("TIMEOUT".to_owned(), OrderedFloat(0.25), 10, text("commit"), text("token")).into(),
         PingRequest::new(bytes("hello"), 123).into(),
-        AuthenticateRequest::new("token".to_owned()).into(),
+        AuthenticateRequest::new("token".into()).into(),
         GetClusterHealthRequest::new(text("token")).into(),
         GetDatabaseStatsRequest::new(text("token"), true).into(),
         GetNodeInfoRequest::new(text("token"), 2).into(),
