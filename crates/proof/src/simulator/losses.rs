@@ -29,9 +29,9 @@ impl Cluster {
         self.voting_nodes().len() >= 3 && self.corrupted.is_none() && !self.faults_ended && others_are_sound
     }
 
-    /// Of three, a replaced disk is all that may be lost.
+    /// Of three or four, a replaced disk is all that may be lost.
     fn may_lose_besides_disk(&self) -> bool {
-        self.faults.beyond_budget || self.voting_nodes().len() > 3 || self.wiped.is_none()
+        self.faults.beyond_budget || self.voting_nodes().len() > 4 || self.wiped.is_none()
     }
 
     /// A node is about to start: its disk may have lost something meanwhile.

@@ -53,6 +53,11 @@ impl Cluster {
         }
         self.say(|| format!("opening: {opening:?}"));
         let rounds = self.random.between(1, 3);
+        // A change of the members would rely on a disk that is about to be away.
+        let reconfigure = self.faults.reconfigure;
+        if opening == Opening::DisksAlternate {
+            self.faults.reconfigure = 0;
+        }
         match opening {
             Opening::Chance => {}
             Opening::OldLogReturns => self.return_with_an_old_log(rounds),
@@ -61,6 +66,7 @@ impl Cluster {
             Opening::DisksAlternate => self.alternate_disks(rounds),
             Opening::DeposedStillLeads => self.follow_the_deposed(),
         }
+        self.faults.reconfigure = reconfigure;
         self.cut.clear();
     }
 
