@@ -222,10 +222,22 @@ impl ReplicatedCluster {
         of_cluster.into_iter().chain(snapshot.replicas.iter().flat_map(of_replica)).collect()
     }
 
+    /// The replica of this process that leads, or would know best who does.
+    ///
+    /// A new primary is known to its peers a moment before this process has noticed that it leads.
+    /// So an order is always put to the replica itself, which knows: a redirection by what was
+    /// noticed last could lead back here.
+    fn to_be_ordered(&self) -> &LocalReplica {
+        let replicas = self.local.replicas();
+        let named = self.reporter().consensus.primary().map(|id| u32::from(id.0));
+        let leading = replicas.iter().find(|replica| replica.consensus.is_primary());
+        leading.or_else(|| replicas.iter().find(|replica| Some(replica.id) == named)).unwrap_or(self.reporter())
+    }
+
     /// The error of a replica that does not lead, and so cannot do what is wanted.
-    fn ask_the_primary(&self, primary: Option<u32>, wanted: &'static str) -> OrderError {
-        let primary = primary.or_else(|| self.reporter().consensus.primary().map(|id| u32::from(id.0)));
-        match primary.and_then(|id| self.local.members().get(id)) {
+    /// `primary`: the one that it follows.
+    fn ask_the_primary(&self, primary: Option<ReplicaId>, wanted: &'static str) -> OrderError {
+        match primary.and_then(|id| self.local.members().get(u32::from(id.0))) {
             Some(member) => OrderError::AskPrimary { primary: member.id, admin: member.admin.to_string() },
             None => OrderError::NoPrimary { wanted },
         }
@@ -233,7 +245,7 @@ impl ReplicatedCluster {
 
     fn explain(&self, error: TransferError) -> OrderError {
         match error {
-            TransferError::NotPrimary { primary } => self.ask_the_primary(primary.map(|id| u32::from(id.0)), FAILOVER),
+            TransferError::NotPrimary { primary } => self.ask_the_primary(primary, FAILOVER),
             TransferError::TimedOut(_) => OrderError::TimedOut(error.to_string()),
             error => OrderError::NotNow(error.to_string()),
         }
@@ -252,9 +264,7 @@ impl FailoverControl for ReplicatedCluster {
             return Err(OrderError::Impossible(format!("there is no replica {id}: there are {ids}")));
         }
         let started = Instant::now();
-        let leading = self.local.replicas().iter().find(|replica| replica.consensus.is_primary());
-        let LocalReplica { id: old_primary, consensus, .. } =
-            leading.ok_or_else(|| self.ask_the_primary(None, FAILOVER))?;
+        let LocalReplica { id: old_primary, consensus, .. } = self.to_be_ordered();
         let target = to.map(|id| ReplicaId(u8::try_from(id).expect("the configuration bounds replica ids")));
         let new_primary = match transfer(consensus, target, deadline).await {
             Ok(id) | Err(TransferError::LeadsAlready(id)) => id,
@@ -280,7 +290,7 @@ impl UpgradeControl for ReplicatedCluster {
     }
 
     async fn finalize(&self, to: Option<u32>, deadline: tokio::time::Instant) -> Result<u32, OrderError> {
-        let consensus = &self.reporter().consensus;
+        let consensus = &self.to_be_ordered().consensus;
         let before = consensus.feature_level();
         match consensus.raise_feature_level(to.map(FeatureLevel), deadline.into_std()).await {
             Ok(level) => {
@@ -289,10 +299,7 @@ impl UpgradeControl for ReplicatedCluster {
                 }
                 Ok(level.0)
             }
-            Err(RaiseError::NotPrimary { primary }) => {
-                let primary = primary.map(|id| u32::from(id.0));
-                Err(self.ask_the_primary(primary, "raise the feature level"))
-            }
+            Err(RaiseError::NotPrimary { primary }) => Err(self.ask_the_primary(primary, "raise the feature level")),
             // Nothing is left to raise: that is what was asked for.
             Err(RaiseError::AtHighest(level)) => Ok(level.0),
             Err(error @ RaiseError::Lower { .. }) => Err(OrderError::Impossible(error.to_string())),
