@@ -26,7 +26,8 @@ impl Cluster {
             return !self.faults_ended;
         }
         let others_are_sound = (0..self.nodes.len()).all(|other| other == node || self.nodes[other].is_sound());
-        self.voting_nodes().len() >= 3 && self.corrupted.is_none() && !self.faults_ended && others_are_sound
+        let are_enough = self.voting_nodes().len() >= 3 && self.has_newest_epoch_begun();
+        are_enough && self.corrupted.is_none() && !self.faults_ended && others_are_sound
     }
 
     /// Of three or four, a replaced disk is all that may be lost.

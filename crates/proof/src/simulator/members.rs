@@ -35,9 +35,15 @@ impl Cluster {
         }
     }
 
+    /// Whether the newest epoch has begun. Until then the voters of the one before are needed as well.
+    pub(super) fn has_newest_epoch_begun(&self) -> bool {
+        let newest = self.watch.configurations.newest();
+        newest.is_none_or(|newest| newest.epoch == Epoch::FIRST || self.watch.agreement.highest() > newest.since)
+    }
+
     /// The replaced disk of a node is missed no more: another one votes in its place, or none.
     pub(super) fn forget_what_was_replaced(&mut self) {
-        let Some(wiped) = self.wiped else { return };
+        let Some(wiped) = self.wiped.filter(|_| self.has_newest_epoch_begun()) else { return };
         let id = ReplicaId(wiped as u8);
         let present = self.nodes[wiped].log.ledger.promised().disk_id;
         let is_missed = match self.watch.configurations.newest() {
