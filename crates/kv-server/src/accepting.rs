@@ -204,6 +204,12 @@ impl Connections {
         if self.known.len() < self.terms.max_connections {
             return Room::Free;
         }
+        // Connections that were told to end (for the newest of too many strangers, say) are gone
+        // as soon as their tasks run again: they keep nobody out.
+        self.known.retain(|_, known| !known.end.is_cancelled());
+        if self.known.len() < self.terms.max_connections {
+            return Room::Free;
+        }
         let now_us = self.origin.elapsed().as_micros() as u64;
         let since = |known: &Known| known.idleness.since_us.load(Ordering::Relaxed);
         // Servers are rarely at the bound. A search there costs less than keeping all connections
@@ -296,6 +302,20 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+
+    #[tokio::test]
+    async fn connections_that_are_about_to_end_keep_nobody_out() {
+        let terms = AcceptTerms { name: "test", max_connections: 1, spared: Duration::from_secs(60), refusal: b"" };
+        let (origin, tasks) = (Instant::now(), JoinSet::new());
+        let mut connections = Connections { terms, origin, tasks, known: HashMap::new() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
+        let (peer, end) = (stream.local_addr().expect("an address"), CancellationToken::new());
+        connections.add(stream, peer, end.clone(), &mut |_| std::future::pending());
+        assert!(matches!(connections.make_room(), Room::None), "the one that is there is not idle for long");
+        end.cancel();
+        assert!(matches!(connections.make_room(), Room::Free));
+    }
 
     /// A listener whose connections stay until the server ends them, and are idle until they have
     /// sent a byte.

@@ -200,6 +200,12 @@ fn a_server_without_a_primary_answers_nothing_after_the_time_that_is_set() {
         for left in [(primary + 1) % 3, primary] {
             let server = &cluster.servers[left];
             let others = || cluster.servers.iter().filter(|other| other.thrift != server.thrift);
+            // Before it has applied that authentication is enabled, it serves everybody.
+            eventually("authentication is enabled here", async || match server.get("/status").await?.0 {
+                401 => Ok(()),
+                other => Err(format!("{other} without a token")),
+            })
+            .await;
             let mut client = connect(server, &root.token()).await;
             let stale = || wire::GetRequest { consistency: Some("stale".to_string()), ..get("k") };
             eventually("stale reads are served", async || match client.call(stale()).await?.error {
