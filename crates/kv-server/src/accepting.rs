@@ -122,6 +122,8 @@ pub(crate) struct Incoming<S = TcpStream> {
     pub stream: S,
     /// The client's address.
     pub peer: SocketAddr,
+    /// The number of the connection, by arrival at its listener.
+    pub arrival: u64,
     /// To be kept up to date by the task that serves the connection.
     pub idleness: Arc<Idleness>,
     /// Cancelled when the connection should end once its running requests are answered, because the
@@ -140,6 +142,8 @@ struct Connections {
     origin: Instant,
     tasks: JoinSet<()>,
     known: HashMap<Id, Known>,
+    /// How many connections there were.
+    arrived: u64,
 }
 
 /// Accepts connections until `shutdown` is cancelled. Returns the tasks of those still being
@@ -154,7 +158,8 @@ pub(crate) async fn accept_until<S>(
 where
     S: Future<Output = ()> + Send + 'static,
 {
-    let mut connections = Connections { terms, origin: Instant::now(), tasks: JoinSet::new(), known: HashMap::new() };
+    let mut connections =
+        Connections { terms, origin: Instant::now(), tasks: JoinSet::new(), known: HashMap::new(), arrived: 0 };
     let mut complaints = Complaints::default();
     loop {
         tokio::select! {
@@ -236,7 +241,8 @@ impl Connections {
     ) {
         let idleness = Idleness::new(self.origin);
         let known = Known { idleness: idleness.clone(), end: end.clone() };
-        let task = self.tasks.spawn(serve(Incoming { stream, peer, idleness, end }));
+        self.arrived += 1;
+        let task = self.tasks.spawn(serve(Incoming { stream, peer, arrival: self.arrived, idleness, end }));
         self.known.insert(task.id(), known);
     }
 
@@ -307,7 +313,7 @@ mod tests {
     async fn connections_that_are_about_to_end_keep_nobody_out() {
         let terms = AcceptTerms { name: "test", max_connections: 1, spared: Duration::from_secs(60), refusal: b"" };
         let (origin, tasks) = (Instant::now(), JoinSet::new());
-        let mut connections = Connections { terms, origin, tasks, known: HashMap::new() };
+        let mut connections = Connections { terms, origin, tasks, known: HashMap::new(), arrived: 0 };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
         let (peer, end) = (stream.local_addr().expect("an address"), CancellationToken::new());

@@ -96,10 +96,10 @@ async fn serve_stream(
     facts: ConnectionFacts,
     stop: CancellationToken,
 ) {
-    let Incoming { stream, peer, idleness, end } = incoming;
+    let Incoming { stream, peer, arrival, idleness, end } = incoming;
     let router = TowerToHyperService::new(shared.router.clone());
     let session = Arc::new(Session::new(facts));
-    let stranger = Arc::new(shared.hall.enter(&session, peer, &end));
+    let stranger = Arc::new(shared.hall.enter(&session, arrival, peer, &end));
     // The time for the handshake is over, and the time for a request begins.
     idleness.idle_since(Instant::now());
     let (asked, seen, observed) = (idleness.clone(), idleness, stranger.clone());

@@ -30,9 +30,9 @@ impl Hall {
     }
 
     /// A new connection, which `end` closes.
-    pub fn enter(&self, session: &Arc<Session>, peer: SocketAddr, end: &CancellationToken) -> Stranger {
+    pub fn enter(&self, session: &Arc<Session>, arrival: u64, peer: SocketAddr, end: &CancellationToken) -> Stranger {
         let is_known = self.gate.knows(session);
-        let place = (!is_known).then(|| self.strangers.enter(peer, end.clone()).0);
+        let place = (!is_known).then(|| self.strangers.enter_as(arrival, peer, end.clone()).0);
         Stranger { gate: self.gate.clone(), session: session.clone(), place: Mutex::new(place) }
     }
 }

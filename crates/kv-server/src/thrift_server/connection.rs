@@ -51,8 +51,9 @@ pub(super) enum Ended {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<S: ByteStream>(shared: &Shared, context: &ConnectionContext, incoming: Incoming<S>) -> Ended {
-    let Incoming { mut stream, idleness, end, .. } = incoming;
-    let mut connection = Connection::new(shared, context, &mut stream, &idleness, end);
+    let Incoming { mut stream, arrival, idleness, end, .. } = incoming;
+    let stranger = Stranger::new(shared, context, arrival, &end);
+    let mut connection = Connection::new(shared, context, &mut stream, &idleness, stranger, end);
     let ended = std::future::poll_fn(|cx| connection.poll(cx)).await;
     drop(connection);
     match ended {
@@ -158,6 +159,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
         context: &'a ConnectionContext,
         stream: &'a mut S,
         idleness: &'a Idleness,
+        stranger: Stranger,
         shutdown: CancellationToken,
     ) -> Self {
         let limits = shared.options.wire_limits();
@@ -190,7 +192,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             looked_at: None,
             active_at: Instant::now(),
             timer: Box::pin(tokio::time::sleep(timeout)),
-            stranger: Stranger::new(shared, context, &shutdown),
+            stranger,
             shutdown: Box::pin(shutdown.cancelled_owned()),
         }
     }

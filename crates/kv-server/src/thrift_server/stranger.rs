@@ -16,9 +16,9 @@ pub(super) struct Stranger(Option<Place>);
 
 impl Stranger {
     /// A new connection, which `end` closes.
-    pub fn new(shared: &Shared, context: &ConnectionContext, end: &CancellationToken) -> Self {
+    pub fn new(shared: &Shared, context: &ConnectionContext, arrival: u64, end: &CancellationToken) -> Self {
         let is_known = shared.service.knows(context);
-        Stranger((!is_known).then(|| shared.strangers.enter(context.peer(), end.clone()).0))
+        Stranger((!is_known).then(|| shared.strangers.enter_as(arrival, context.peer(), end.clone()).0))
     }
 
     /// Looks again whether it is one.

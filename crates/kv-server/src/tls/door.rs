@@ -57,7 +57,7 @@ impl Doorway {
 
     async fn find_out(&self, incoming: Incoming) -> Option<Admitted> {
         let peer = incoming.peer;
-        let enter = || self.strangers.enter(peer, incoming.end.clone());
+        let enter = || self.strangers.enter_as(incoming.arrival, peer, incoming.end.clone());
         let (place, first, must_be_done_by) = match self.mode {
             TlsMode::Allow => {
                 let first = first_byte(&incoming.stream).await?;
@@ -88,7 +88,7 @@ impl Doorway {
     }
 
     async fn shake_hands(&self, incoming: Incoming, must_be_done_by: Instant) -> Option<Admitted> {
-        let Incoming { stream, peer, idleness, end } = incoming;
+        let Incoming { stream, peer, arrival, idleness, end } = incoming;
         let certificates = self.certificates.as_ref()?;
         let handshake = async {
             // The files are looked at only for a client that has begun with TLS.
@@ -105,7 +105,7 @@ impl Doorway {
         let certificate_user = certificate.and_then(|names| self.user_in(&names));
         let ours = stream.get_ref().0.local_addr().ok();
         let facts = ConnectionFacts { encrypted: true, certificate_user, ..ConnectionFacts::plain(peer, ours) };
-        Some(Admitted::Encrypted(Box::new(Incoming { stream, peer, idleness, end }), facts))
+        Some(Admitted::Encrypted(Box::new(Incoming { stream, peer, arrival, idleness, end }), facts))
     }
 
     fn refuse<T>(&self, peer: SocketAddr, refused: &Refused) -> Option<T> {

@@ -43,10 +43,24 @@ impl Strangers {
     /// returns its address.
     pub fn enter(self: &Arc<Self>, address: SocketAddr, end: CancellationToken) -> (Place, Option<SocketAddr>) {
         let mut all = self.all();
-        let gone = if all.waiting.len() < self.most { None } else { all.waiting.pop_first() };
         let number = all.next;
         all.next += 1;
+        drop(all);
+        self.enter_as(number, address, end)
+    }
+
+    /// The same for the connection with this number by arrival. The tasks of connections may run in
+    /// another order than the connections came: the oldest one may be this one. Not to be mixed with
+    /// [`Strangers::enter`].
+    pub fn enter_as(
+        self: &Arc<Self>,
+        number: u64,
+        address: SocketAddr,
+        end: CancellationToken,
+    ) -> (Place, Option<SocketAddr>) {
+        let mut all = self.all();
         all.waiting.insert(number, (address, end));
+        let gone = if all.waiting.len() > self.most { all.waiting.pop_first() } else { None };
         drop(all);
         let gone = gone.map(|(_, (address, end))| {
             end.cancel();
