@@ -97,14 +97,20 @@ fn nothing_is_taken_behind_a_seal_no_round_confirmed_and_no_lease_granted() {
     assert_eq!(lone.last(), 4);
 }
 
-#[test]
-fn a_candidate_keeps_the_seal_and_adds_nothing_to_it() {
+/// It leads a view whose log it adopted with the seal at its end.
+fn leading_over_a_seal() -> (Lone, View) {
     let (mut lone, led) = sealed(&[ME, ONE, TWO]);
     lone.now = 10_000_000;
     let own = lone.stand();
     let promise = Promise { view: own.0, accepted_view: led.0, last: 4, commit: 3, first: 1, ..Promise::default() };
     lone.receive(ONE, Message::Promise(promise));
     lone.sync();
+    (lone, own)
+}
+
+#[test]
+fn a_candidate_keeps_the_seal_and_adds_nothing_to_it() {
+    let (mut lone, own) = leading_over_a_seal();
     assert_eq!((lone.replica.status().role, lone.last()), ("primary", 4));
     lone.step(Input::Propose { id: RequestId(1), payload: Bytes::from_static(b"x") });
     assert_eq!(lone.last(), 4, "nothing is proposed behind it");
@@ -116,12 +122,7 @@ fn a_candidate_keeps_the_seal_and_adds_nothing_to_it() {
 
 #[test]
 fn a_program_that_does_not_know_seals_does_not_choose_one() {
-    let (mut lone, led) = sealed(&[ME, ONE, TWO]);
-    lone.now = 10_000_000;
-    let own = lone.stand();
-    let promise = Promise { view: own.0, accepted_view: led.0, last: 4, commit: 3, first: 1, ..Promise::default() };
-    lone.receive(ONE, Message::Promise(promise));
-    lone.sync();
+    let (mut lone, own) = leading_over_a_seal();
     lone.receive(ONE, Message::Accepted(accepted(own, 4)));
     assert_eq!((lone.commit(), epoch(&lone)), (3, Epoch::FIRST));
 }
