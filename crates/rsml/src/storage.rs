@@ -119,6 +119,17 @@ pub enum StorageError {
         /// The damage.
         reason: String,
     },
+    /// A write would need a number beyond 2^62, which no reader of the log accepts. No log comes
+    /// that far by itself: its numbers were altered.
+    #[error(
+        "the log in {path} has no numbers left: those of its entries, groups and files end at 2^62. Its numbers were \
+         altered. Remove all data of this replica, log and database, and start it with empty directories: it comes back \
+         as an observer, which fetches everything from the other replicas"
+    )]
+    Exhausted {
+        /// The newest file.
+        path: String,
+    },
     /// The log was written by a newer program.
     #[error("the log in {path} has format version {found}; this program reads versions up to {known}")]
     Version {

@@ -1,8 +1,8 @@
 //! Recovery of the write-ahead log from any files, and from the files of a real log that were damaged.
 //!
 //! For any contents of the disk, recovery ends with a log or with an error that names the damage.
-//! After a recovery, a crash does not change the log, and the log can be continued at its end. If
-//! the damage is a device's, so that no checksum was made right again, every recovered entry was
+//! After a recovery, a crash does not change the log, and the log can be continued at its end unless
+//! its numbers are used up, which changes nothing. If the damage is a device's, so that no checksum was made right again, every recovered entry was
 //! written at its place, and so was the hard state. If only single bits changed, the log keeps its
 //! length, and each entry is the newest one of its place, or known to be lost.
 
@@ -82,11 +82,18 @@ fn recover(disk: &SimulatedDisk, segment_bytes: usize) -> Result<(WalStorage, Fo
     Ok((log, Found { hard_state, first, last, entries }))
 }
 
-fn append(log: &mut WalStorage, found: &Found, entry: Bytes) {
+/// Returns false if the log has no numbers left.
+fn append(log: &mut WalStorage, found: &Found, entry: Bytes) -> bool {
     let hard_state = HardState { boot: Boot(77), ..found.hard_state.unwrap_or_default() };
     let from = found.last.next();
     let write = Persist { write_id: WriteId(1), hard_state, base: None, from, truncate: false, entries: vec![entry] };
-    assert_eq!(log.persist(&[write]).expect("the disk is healthy"), 1);
+    match log.persist(&[write]) {
+        Err(StorageError::Exhausted { .. }) => false,
+        persisted => {
+            assert_eq!(persisted.expect("the disk is healthy"), 1);
+            true
+        }
+    }
 }
 
 fn check_recovery(disk: &SimulatedDisk, segment_bytes: usize) -> Option<Found> {
@@ -103,9 +110,14 @@ fn check_recovery(disk: &SimulatedDisk, segment_bytes: usize) -> Option<Found> {
     disk.crash();
     let (mut log, again) = recover(disk, segment_bytes).expect("it could be recovered before");
     assert_eq!(again, found, "a crash after recovery changed the log");
-    append(&mut log, &found, Bytes::from_static(b"what comes next"));
+    let was_appended = append(&mut log, &found, Bytes::from_static(b"what comes next"));
     drop(log);
     disk.crash();
+    if !was_appended {
+        let (_, again) = recover(disk, segment_bytes).expect("it could be recovered before");
+        assert_eq!(again, found, "a write that was refused changed the log");
+        return Some(found);
+    }
     let (mut log, longer) = recover(disk, segment_bytes).expect("it could be recovered before");
     assert_eq!(longer.last, found.last.next());
     assert_eq!(longer.entries.last(), Some(&Some(Bytes::from_static(b"what comes next"))));
@@ -118,7 +130,8 @@ fn check_recovery(disk: &SimulatedDisk, segment_bytes: usize) -> Option<Found> {
 
 /// The disk works; only what it holds may be objected to.
 fn check_error(error: &StorageError) {
-    let names_damage = matches!(error, StorageError::Damaged { .. } | StorageError::Version { .. });
+    let names_damage =
+        matches!(error, StorageError::Damaged { .. } | StorageError::Version { .. } | StorageError::Exhausted { .. });
     assert!(names_damage && !error.to_string().is_empty(), "{error}");
 }
 

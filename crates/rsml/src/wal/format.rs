@@ -264,6 +264,14 @@ impl GroupHeader {
         header
     }
 
+    /// Whether a group with this header and these writes can be read back.
+    pub fn is_readable(&self, writes: &[Persist]) -> bool {
+        let is_numbered = |record: WriteRecord| record.from.0 <= GREATEST;
+        self.position.segment_number <= GREATEST
+            && self.is_coherent()
+            && writes.iter().flat_map(WriteRecord::of).all(is_numbered)
+    }
+
     /// Whether the lengths agree, and no number is so great that sums could overflow.
     fn is_coherent(&self) -> bool {
         let sequences = [self.last_before, self.last_after, self.lowest_changed, self.previous_lowest_changed];

@@ -315,7 +315,7 @@ impl Replay<'_> {
         let found = header.position.group_number;
         match self.tail.as_mut().map(|tail| tail.next_group) {
             None => self.begin(window, offset, header),
-            Some(next) if next < found => self.close_gap(window, next, header, is_first),
+            Some(next) if next < found => self.close_gap(window, next, header, is_first)?,
             Some(_) => {}
         }
         let last = self.index.bounds().last;
@@ -344,7 +344,13 @@ impl Replay<'_> {
     }
 
     /// Groups from number `next` on are missing before `header`.
-    fn close_gap(&mut self, window: &Window, next: u64, header: &GroupHeader, is_first: bool) {
+    fn close_gap(
+        &mut self,
+        window: &Window,
+        next: u64,
+        header: &GroupHeader,
+        is_first: bool,
+    ) -> Result<(), StorageError> {
         let found = header.position.group_number;
         let Bounds { first, last } = self.index.bounds();
         let lowest = match &header.context {
@@ -356,8 +362,13 @@ impl Replay<'_> {
         let to = header.last_before;
         let from = match lowest.map(|lowest| lowest.min(last.next())) {
             Some(from) if from <= to.next() => from,
+            Some(_) => {
+                let reason =
+                    format!("group {found} knows of no truncation between {to} and {last}, yet begins at {to}");
+                return Err(damaged(window, &reason));
+            }
             // No record says what was removed, so any entry may be gone.
-            Some(_) | None => first.min(to.next()).max(Sequence::BIRTH),
+            None => first.min(to.next()).max(Sequence::BIRTH),
         };
         if header.context.is_none() && from <= last {
             let tail = self.tail.as_mut().expect("there was a header");
@@ -367,6 +378,7 @@ impl Replay<'_> {
         tracing::error!(path = window.path, groups = %format!("{next} to {}", found - 1),
             entries = %if from > to { "none".to_owned() } else { format!("{from} to {to}") },
             "groups of the log are damaged or missing");
+        Ok(())
     }
 
     fn apply(&mut self, window: &Window, group: &Group) -> Result<(), StorageError> {

@@ -173,7 +173,8 @@ impl WalStorage {
         }
     }
 
-    /// Writes one group at the end of the newest segment and makes it durable. Returns where it
+    /// Writes one group at the end of the newest segment and makes it durable, unless recovery would
+    /// take it for damage. Returns where it
     /// lies. For a segment header, which holds no writes, the returned block is meaningless.
     fn write_group(
         &mut self,
@@ -212,6 +213,9 @@ impl WalStorage {
         };
         let length = usize::try_from(group_bytes(writes)).expect("a group is shorter than the address space");
         let header = buffer.refill(length, |bytes| encode_group(header, writes, bytes));
+        if !header.is_readable(writes) {
+            return Err(StorageError::Exhausted { path });
+        }
         let bytes = header.group_bytes;
         let offset = state.write_offset;
         assert!(offset + bytes <= segment.bytes, "a group doesn't fit into its segment");

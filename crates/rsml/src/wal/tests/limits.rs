@@ -52,6 +52,22 @@ fn the_greatest_sequence_is_intact_and_a_greater_one_damage() {
 }
 
 #[test]
+fn a_write_that_no_reader_would_accept_is_refused_and_changes_nothing() {
+    let (disk, mut storage) = log();
+    let base = Some(Sequence(GREATEST - 1));
+    let write = Persist { base, ..append(1, GREATEST, &entries(1, 1, 10)) };
+    assert_eq!(storage.persist(&[write]).expect("the disk is healthy"), 1);
+    for beyond in [entries(2, 1, 10), Vec::new()] {
+        let refused = storage.persist(&[append(2, GREATEST + 1, &beyond)]);
+        assert!(matches!(refused, Err(StorageError::Exhausted { .. })), "{refused:?}");
+        disk.crash();
+        storage = wal_over(&disk, SEGMENT_BYTES);
+        let recovered = storage.recover().expect("only the write was refused");
+        assert_eq!((recovered.first, recovered.last), (Sequence(GREATEST), Sequence(GREATEST)));
+    }
+}
+
+#[test]
 fn the_greatest_number_of_a_segment_is_one_and_a_greater_one_is_none() {
     assert_eq!(number_of(&file_name(GREATEST)), Some(GREATEST));
     assert_eq!(number_of(&file_name(GREATEST + 1)), None);
