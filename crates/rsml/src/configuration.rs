@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use crate::{DiskId, Epoch, ReplicaId, Sequence};
+use crate::{DiskId, Epoch, PeerAddress, ReplicaId, Sequence};
 
 /// A 128-bit id on the wire and on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
@@ -48,6 +48,28 @@ pub struct Addresses {
     /// By clients: opaque to RSML.
     #[prost(string, repeated, tag = "2")]
     pub clients: Vec<String>,
+}
+
+impl Addresses {
+    /// Those of a replica that its peers reach at `peer`, and of which nothing else is known.
+    pub fn of_peer(peer: impl Into<String>) -> Addresses {
+        Addresses { peer: peer.into(), clients: Vec::new() }
+    }
+
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.peer.is_empty() && self.clients.is_empty()
+    }
+
+    /// Where peers connect, if that is known.
+    pub(crate) fn peer_address(&self) -> Option<PeerAddress> {
+        (!self.peer.is_empty()).then(|| self.peer.as_str().into())
+    }
+
+    /// As a field of a message: absent if nothing is known.
+    pub(crate) fn field(&self) -> Option<Addresses> {
+        (!self.is_empty()).then(|| self.clone())
+    }
 }
 
 /// A member of a configuration, as it is stored and sent.
@@ -105,14 +127,21 @@ impl ConfiguredMember {
         }
     }
 
+    /// The same member, reached elsewhere.
+    pub fn at(&self, addresses: Addresses) -> ConfiguredMember {
+        match self {
+            ConfiguredMember::Voter { disk, .. } => ConfiguredMember::Voter { disk: *disk, addresses },
+            ConfiguredMember::Observer { .. } => ConfiguredMember::Observer { addresses },
+        }
+    }
+
     pub(crate) fn to_stored(&self, id: ReplicaId) -> Member {
         let role = match self {
             ConfiguredMember::Voter { .. } => MemberRole::Voter,
             ConfiguredMember::Observer { .. } => MemberRole::Observer,
         };
-        let addresses = Some(self.addresses()).filter(|addresses| **addresses != Addresses::default());
         let disk_id = self.voting_disk().unwrap_or_default().0.into();
-        Member { replica: u32::from(id.0), disk_id, role: role.into(), addresses: addresses.cloned() }
+        Member { replica: u32::from(id.0), disk_id, role: role.into(), addresses: self.addresses().field() }
     }
 
     fn from_stored(member: &Member) -> ConfiguredMember {

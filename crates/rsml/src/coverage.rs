@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
 /// sessions.
-pub const POINTS: [&str; 89] = [
+pub const POINTS: [&str; 93] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
     "epochs.answered_that_it_is_over",
@@ -98,6 +98,10 @@ pub const POINTS: [&str; 89] = [
     "snapshot.repeated",
     "snapshot.waits_for_lease",
     "trim.held_for_a_copy",
+    "upkeep.announced_by_another_disk",
+    "upkeep.disk_replaced",
+    "upkeep.moved",
+    "upkeep.sealed",
 ];
 
 /// The index of a name in [`POINTS`].

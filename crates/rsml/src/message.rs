@@ -14,6 +14,7 @@ use prost::{Message as _, Oneof};
 pub use epochs::{Committed, CommittedRequest, Ended, EndedRequest};
 pub use report::{Levels, Report};
 
+use crate::configuration::Addresses;
 use crate::value::BirthRecord;
 use crate::{Boot, ClusterId, DiskId, Epoch, ReplicaId};
 
@@ -123,6 +124,9 @@ pub struct Hello {
     /// What the sender's program executes.
     #[prost(message, optional, tag = "1")]
     pub levels: Option<Levels>,
+    /// Where the sender is reached, as its own settings say; absent if they do not.
+    #[prost(message, optional, tag = "2")]
+    pub addresses: Option<Addresses>,
 }
 
 /// See [`Message::Born`].

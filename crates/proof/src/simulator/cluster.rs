@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
 use rsml::core::{CoreOptions, Input, Outputs, Refusal};
-use rsml::{Boot, Configuration, Divergence, Epoch, LevelRange, ReplicaId, Sequence, View};
+use rsml::{Addresses, Boot, Configuration, Divergence, Epoch, LevelRange, ReplicaId, Sequence, View};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::claims::Origin;
@@ -179,6 +179,10 @@ impl Cluster {
         if self.faults.unequal_leases && options.lease_us > 0 {
             let shorter = random.below(options.lease_us);
             options.lease_us = random.pick(&[options.lease_us, options.lease_us, shorter, 0]);
+        }
+        options.readmit_replaced_disk = self.faults.readmit;
+        if self.faults.moves {
+            options.announced = Addresses::of_peer(format!("replica-{node}:{}", random.below(3)));
         }
         options.max_request_bytes = if random.one_in(10) { random.between(200, 3_000) as usize } else { 1 << 20 };
         for time_us in [
@@ -364,6 +368,7 @@ impl Cluster {
                 println!("{:>12.6} {id} on the level: {result:?}", self.now as f64 / 1e6);
             }
         }
+        assert_eq!(outputs.checked, [], "nobody asks");
         for (change, result) in outputs.reconfigured {
             assert!(running.changes.remove(&change), "a change ends once");
             self.figures.count(if result.is_ok() { "members changed" } else { "change of members refused" });

@@ -112,6 +112,10 @@ pub struct Faults {
     pub level_heard_us: u64,
     /// Per fault event: somebody is asked for other members.
     pub reconfigure: u64,
+    /// A voter that came back with an empty disk votes again once it has caught up.
+    pub readmit: bool,
+    /// Replicas are reached elsewhere after some starts, and say so.
+    pub moves: bool,
     /// Heartbeats, timeouts and ticks are longer than by default by this factor.
     pub slowness: u64,
 }
@@ -171,6 +175,8 @@ impl Faults {
             raise_after_us: 0,
             level_heard_us: 10_000_000,
             reconfigure: 0,
+            readmit: false,
+            moves: false,
             slowness: 1,
         }
     }
@@ -256,6 +262,8 @@ impl Faults {
             raise_after_us: random.pick(&[0, 0, 0, 500_000]),
             level_heard_us: random.pick(&[1_000_000, 3_000_000, 10_000_000]),
             reconfigure: 0,
+            readmit: false,
+            moves: false,
             slowness: random.pick(&[1, 1, 1, 2, 2, 3]),
         }
     }
@@ -271,13 +279,16 @@ impl Faults {
     pub fn any_and_members(random: &mut Random) -> Faults {
         let reconfigure = random.between(2, 40);
         let highest_level = random.pick(&[2, 2, 3]);
-        let any = Faults::any(random);
-        if random.one_in(2) {
-            // A disk that is replaced is gone for good, or becomes a member itself.
-            return Faults { reconfigure, highest_level, change_program: 0, exchange: 0, ..any };
+        let (readmit, moves) = (random.one_in(2), random.one_in(3));
+        let any = Faults { reconfigure, highest_level, readmit, moves, ..Faults::any(random) };
+        // A disk that is replaced is gone for good, or becomes a member itself.
+        let any = Faults { change_program: 0, exchange: 0, ..any };
+        match random.below(4) {
+            // Disks are lost again and again, and the members change by themselves alone.
+            0 => Faults { reconfigure: 20_000, readmit: true, wipe: random.between(2, 6), ..any },
+            1 => any,
+            _ => Faults { rot: 0, rot_running: 0, lose_database: 0, wipe: 0, ..any },
         }
-        let without_losses = Faults { rot: 0, rot_running: 0, lose_database: 0, wipe: 0, exchange: 0, ..any };
-        Faults { reconfigure, highest_level, change_program: 0, ..without_losses }
     }
 
     /// Anything, and losses that nobody can make good.

@@ -21,7 +21,8 @@ impl Replica {
     pub(super) fn call_unborn_peers(&mut self) {
         if self.now >= self.timers.next_heartbeat {
             self.timers.next_heartbeat = self.now.plus_us(self.options.heartbeat_us);
-            self.send_all(Message::Hello(Hello { levels: Levels::field(self.options.levels) }));
+            let (levels, addresses) = (Levels::field(self.options.levels), self.options.announced.field());
+            self.send_all(Message::Hello(Hello { levels, addresses }));
             self.try_to_bootstrap();
         }
     }
@@ -29,6 +30,7 @@ impl Replica {
     /// A peer has an empty disk.
     pub(super) fn on_hello(&mut self, sender: MessageHeader, message: Hello) {
         self.note_levels(sender.replica, sender.disk_id, Levels::range(message.levels));
+        self.on_announcement(&sender, message.addresses.as_ref());
         let Some(empty_peers) = self.views.empty_peers_mut() else {
             if !self.membership.is_voter(sender.replica, sender.disk_id) {
                 // The peer's disk was replaced: forget what the former disk reported.

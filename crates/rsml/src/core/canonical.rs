@@ -11,6 +11,7 @@ use super::fitness::DiskWatch;
 use super::freshness::Freshness;
 use super::replica::{Counters, Replica, Timers};
 use super::trimming::Retention;
+use super::upkeep::Upkeep;
 use crate::{Instant, Sequence};
 
 impl Replica {
@@ -37,6 +38,7 @@ impl Replica {
         self.digests = Digests::new(&self.options, &[], Sequence::ZERO, at);
         self.fitness.disk = DiskWatch::new(at);
         self.epochs.restart_clocks();
+        self.upkeep = Upkeep::default();
         self.requests.restart_clocks(at);
         self.reads.restart_clock(at);
         self.views.canonicalize(at);

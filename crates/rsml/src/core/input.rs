@@ -69,6 +69,13 @@ pub enum Input {
         /// When the caller gives up waiting.
         deadline: Instant,
     },
+    /// A local caller asks what a change of the members needs, and changes nothing.
+    CheckChange {
+        /// The name of the call in the outputs.
+        id: ReconfigureId,
+        /// The change.
+        change: MemberChange,
+    },
     /// Whether this replica may lead. At start it may. A replica that may not lead still votes.
     Eligible(bool),
     /// Whether storage has space for more writes. At start it has.

@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::configuration::{Configuration, Member, from_stored};
+use crate::configuration::{Addresses, Configuration, Member, from_stored};
 use crate::value::BirthRecord;
 use crate::{ClusterId, DiskId, Epoch, PeerAddress, ReplicaId, Sequence};
 
@@ -22,8 +22,10 @@ use crate::{ClusterId, DiskId, Epoch, PeerAddress, ReplicaId, Sequence};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Membership {
     me: ReplicaId,
-    /// The members that the settings name, and where their peers reach them.
-    named: BTreeMap<ReplicaId, Option<PeerAddress>>,
+    /// The members that the settings name, and where they are reached as the settings say.
+    named: BTreeMap<ReplicaId, Addresses>,
+    /// Where replicas are reached as they say themselves.
+    announced: BTreeMap<ReplicaId, Addresses>,
     /// The configuration; its epoch is 0 before it is known.
     configuration: Configuration,
     /// The voters with which the cluster began; empty before they are known.
@@ -45,11 +47,12 @@ impl Membership {
     /// The members that the settings of replica `me` name, `me` included: 1 to 7. None is known as
     /// a voter yet.
     pub fn new(me: ReplicaId, members: impl IntoIterator<Item = ReplicaId>) -> Membership {
-        let named: BTreeMap<_, _> = members.into_iter().map(|member| (member, None)).collect();
+        let named: BTreeMap<_, _> = members.into_iter().map(|member| (member, Addresses::default())).collect();
         Membership {
             me,
-            members: named.clone(),
+            members: named.keys().map(|member| (*member, None)).collect(),
             named,
+            announced: BTreeMap::new(),
             configuration: Configuration::default(),
             first_voters: BTreeMap::new(),
             others: BTreeMap::new(),
@@ -58,13 +61,41 @@ impl Membership {
         }
     }
 
-    /// Notes where the peers of `member` reach it, as the settings say. A replica that they do not
-    /// name is not added.
-    pub fn set_address(&mut self, member: ReplicaId, address: PeerAddress) {
+    /// Notes where `member` is reached, as the settings say. A replica that they do not name is not
+    /// added.
+    pub fn set_addresses(&mut self, member: ReplicaId, addresses: Addresses) {
         if let Some(known) = self.named.get_mut(&member) {
-            *known = Some(address);
+            *known = addresses;
         }
         self.refresh();
+    }
+
+    /// Notes where `replica` is reached, as it says itself. That comes before everything else that
+    /// is known of its addresses. One that this replica does not talk to is not added.
+    pub(super) fn announce(&mut self, replica: ReplicaId, addresses: &Addresses) {
+        if self.announced.get(&replica) != Some(addresses) && self.contacts().contains_key(&replica) {
+            self.announced.insert(replica, addresses.clone());
+            self.revision += 1;
+            self.refresh();
+        }
+    }
+
+    /// Where `replica` is reached as it says itself, if that differs from what the configuration
+    /// says, or else the settings.
+    pub(super) fn moved_to(&self, replica: ReplicaId) -> Option<&Addresses> {
+        self.announced.get(&replica).filter(|announced| **announced != self.settled(replica))
+    }
+
+    /// Where `replica` is reached, as far as that is known here.
+    pub fn addresses(&self, replica: ReplicaId) -> Addresses {
+        self.announced.get(&replica).cloned().unwrap_or_else(|| self.settled(replica))
+    }
+
+    /// The addresses in the configuration, or else in the settings.
+    fn settled(&self, replica: ReplicaId) -> Addresses {
+        let configured = self.configuration.members.get(&replica).map(|member| member.addresses().clone());
+        let named = || self.named.get(&replica).cloned().unwrap_or_default();
+        configured.filter(|addresses| !addresses.is_empty()).unwrap_or_else(named)
     }
 
     /// Takes over the members of `configuration`.
@@ -84,8 +115,7 @@ impl Membership {
     /// its own are gone.
     pub(super) fn hear_of(&mut self, members: &[Member]) {
         for (id, member) in from_stored(members) {
-            let peer = Some(member.addresses().peer.as_str()).filter(|peer| !peer.is_empty());
-            let peer = peer.map(PeerAddress::from);
+            let peer = member.addresses().peer_address();
             if self.others.get(&id) != Some(&peer) {
                 self.others.insert(id, peer);
                 self.revision += 1;
@@ -102,11 +132,17 @@ impl Membership {
     /// that it heard of and those that the settings name; without this one. Each with its address,
     /// as far as that is known here.
     pub fn contacts(&self) -> BTreeMap<ReplicaId, Option<PeerAddress>> {
-        let mut contacts = self.named.clone();
+        let named = self.named.iter().map(|(id, addresses)| (*id, addresses.peer_address()));
+        let mut contacts: BTreeMap<_, _> = named.collect();
         for (id, address) in self.others.iter().chain(&self.members) {
             match address {
                 Some(_) => _ = contacts.insert(*id, address.clone()),
                 None => _ = contacts.entry(*id).or_default(),
+            }
+        }
+        for (id, addresses) in &self.announced {
+            if let (Some(known), Some(address)) = (contacts.get_mut(id), addresses.peer_address()) {
+                *known = Some(address);
             }
         }
         contacts.remove(&self.me);
@@ -121,12 +157,9 @@ impl Membership {
     fn refresh(&mut self) {
         self.voters = self.configuration.voters().collect();
         let is_decided_by_settings = self.configuration.epoch <= Epoch::FIRST;
-        self.members = if is_decided_by_settings { self.named.clone() } else { BTreeMap::new() };
-        for (id, member) in &self.configuration.members {
-            let configured = Some(member.addresses().peer.as_str()).filter(|peer| !peer.is_empty());
-            let named = self.named.get(id).cloned().flatten();
-            self.members.insert(*id, configured.map(PeerAddress::from).or(named));
-        }
+        let named = self.named.keys().filter(|_| is_decided_by_settings);
+        let members = self.configuration.members.keys().chain(named);
+        self.members = members.map(|id| (*id, self.addresses(*id).peer_address())).collect();
     }
 
     /// This replica.
@@ -216,7 +249,7 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::configuration::{Addresses, ConfiguredMember};
+    use crate::configuration::ConfiguredMember;
 
     const ME: ReplicaId = ReplicaId(1);
 
@@ -285,7 +318,7 @@ mod tests {
     fn addresses_of_the_configuration_come_before_those_of_the_settings() {
         let mut membership = of_three();
         for id in 0..3 {
-            membership.set_address(ReplicaId(id), "settings:1".into());
+            membership.set_addresses(ReplicaId(id), Addresses::of_peer("settings:1"));
         }
         let mut later = Configuration { epoch: Epoch(2), ..configuration(&[0, 1]) };
         let addresses = Addresses { peer: "configured:1".into(), clients: Vec::new() };
@@ -295,6 +328,29 @@ mod tests {
         assert_eq!([address(0), address(2), address(5)], [Some("settings:1"), None, Some("configured:1")]);
         assert!(membership.contains(ReplicaId(5)) && !membership.has_voter(ReplicaId(5)));
         assert!(!membership.contains(ReplicaId(2)), "it was removed");
+    }
+
+    #[test]
+    fn what_a_replica_says_of_its_own_addresses_comes_first_and_is_settled_by_a_configuration() {
+        let mut membership = of_three();
+        membership.set_addresses(ReplicaId(2), Addresses::of_peer("settings:1"));
+        membership.adopt(&configuration(&[0, 1, 2]));
+        let (same, other) = (Addresses::of_peer("settings:1"), Addresses::of_peer("other:1"));
+        membership.announce(ReplicaId(2), &same);
+        assert_eq!(membership.moved_to(ReplicaId(2)), None, "that is what the settings say");
+        let before = membership.revision();
+        membership.announce(ReplicaId(2), &other);
+        membership.announce(ReplicaId(9), &other);
+        assert!(membership.revision() > before);
+        assert_eq!(membership.moved_to(ReplicaId(2)), Some(&other));
+        assert_eq!(membership.contacts()[&ReplicaId(2)], Some("other:1".into()));
+        assert_eq!(membership.contacts().len(), 2, "a stranger is not added");
+        let mut settled = configuration(&[0, 1, 2]);
+        let moved = settled.members[&ReplicaId(2)].at(other.clone());
+        settled.members.insert(ReplicaId(2), moved);
+        membership.adopt(&Configuration { epoch: Epoch(2), ..settled });
+        assert_eq!(membership.moved_to(ReplicaId(2)), None);
+        assert_eq!(membership.addresses(ReplicaId(2)), other);
     }
 
     #[test]
@@ -308,8 +364,8 @@ mod tests {
     #[test]
     fn addresses_belong_to_members_only() {
         let mut membership = of_three();
-        membership.set_address(ReplicaId(2), "host:1".into());
-        membership.set_address(ReplicaId(9), "host:2".into());
+        membership.set_addresses(ReplicaId(2), Addresses::of_peer("host:1"));
+        membership.set_addresses(ReplicaId(9), Addresses::of_peer("host:2"));
         assert_eq!(membership.address(ReplicaId(2)), Some(&PeerAddress::from("host:1")));
         assert_eq!(membership.address(ReplicaId(0)), None);
         assert!(!membership.contains(ReplicaId(9)));

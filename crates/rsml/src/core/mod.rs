@@ -133,6 +133,7 @@ mod snapshot;
 mod status;
 mod transfer;
 mod trimming;
+mod upkeep;
 mod view_manager;
 
 pub use acceptor::Acceptor;
@@ -146,7 +147,7 @@ pub use options::CoreOptions;
 pub use output::{LogRead, Outgoing, Outputs, ReadPurpose, Refusal};
 pub use proposer::Proposer;
 pub use random::Jitter;
-pub use reconfigure::{MAX_OBSERVERS, MAX_VOTERS, MemberChange, ReconfigureError, Unready};
+pub use reconfigure::{MAX_OBSERVERS, MAX_VOTERS, MemberChange, Precondition, ReconfigureError, Unready};
 pub use replica::{Replica, Start};
 pub use snapshot::{CopyStatus, InstallEvent, InstallStep, SnapshotPiece, SnapshotRead};
 pub use status::ReplicaStatus;

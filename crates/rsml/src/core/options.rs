@@ -1,6 +1,7 @@
 //! The settings of a replica's core.
 
 use super::Membership;
+use crate::configuration::Addresses;
 use crate::{FeatureLevel, LevelRange, ReplicaId};
 
 /// Times and sizes. All times are in microseconds, all sizes in bytes.
@@ -63,6 +64,10 @@ pub struct CoreOptions {
     /// Epochs are sealed only if the cluster has this feature level: the first one whose programs
     /// know what a seal forbids.
     pub epochs_level: FeatureLevel,
+    /// Where this replica is reached, as it says to its peers. Empty: it says nothing.
+    pub announced: Addresses,
+    /// Whether a voter that came back with an empty disk votes again once it has caught up.
+    pub readmit_replaced_disk: bool,
     /// Differs from replica to replica; only timing depends on it.
     pub seed: u64,
 }
@@ -94,6 +99,8 @@ impl CoreOptions {
             level_heard_us: 10_000_000,
             raise_after_us: None,
             epochs_level: FeatureLevel(2),
+            announced: Addresses::default(),
+            readmit_replaced_disk: false,
             seed,
         }
     }

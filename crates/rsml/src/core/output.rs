@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::digests::Divergence;
 use super::ids::{RaiseId, ReadId, ReconfigureId, RequestId, TransferId};
 use super::level::RaiseError;
-use super::reconfigure::ReconfigureError;
+use super::reconfigure::{Precondition, ReconfigureError};
 use super::snapshot::{InstallStep, SnapshotRead};
 use super::transfer::TransferError;
 use crate::{Boot, Epoch, FeatureLevel, Message, Persist, ReplicaId, Sequence, View};
@@ -110,6 +110,8 @@ pub struct Outputs {
     /// Changes of the members that have ended: the epoch that has begun with the members asked for,
     /// or why it has not.
     pub reconfigured: Vec<(ReconfigureId, Result<Epoch, ReconfigureError>)>,
+    /// What changes of the members need that callers asked about.
+    pub checked: Vec<(ReconfigureId, Vec<Precondition>)>,
     /// A peer has applied a feature level that this program does not execute, so this replica cannot
     /// follow any further: it must stop.
     pub too_new: Option<FeatureLevel>,

@@ -136,6 +136,17 @@ pub struct MemberChange {
     pub force: bool,
 }
 
+/// One thing that a change of the members needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Precondition {
+    /// What has to be so.
+    pub name: &'static str,
+    /// Whether it is, or why not.
+    pub result: Result<(), ReconfigureError>,
+    /// A caller may force the change without it (rule M11).
+    pub can_be_forced: bool,
+}
+
 /// A caller that waits until the new epoch has begun here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Caller {
@@ -157,15 +168,20 @@ impl Replica {
         if let Err(error) = self.check_change(&change) {
             return self.outputs.reconfigured.push((id, Err(error)));
         }
+        self.seal(&change.members);
+        self.reconfiguration.caller =
+            Some(Caller { id, epoch: change.expected.next(), members: change.members, deadline });
+    }
+
+    /// Proposes the seal of this primary's epoch, which was checked ([`Replica::check_change`]).
+    pub(super) fn seal(&mut self, members: &Members) {
         coverage!("epochs.seal_proposed");
-        let epoch = change.expected.next();
-        let seal = Reconfigure::new(epoch, &change.members);
+        let seal = Reconfigure::new(self.epoch().next(), members);
         let (now, Some(proposer)) = (self.now, self.proposer.as_mut()) else { return };
         let (view, value) = (proposer.view, proposer.sealing(now, seal));
         self.revoke_lease(view);
         self.counters.proposals += 1;
         self.acceptor.append(view, vec![value.to_bytes()]);
-        self.reconfiguration.caller = Some(Caller { id, epoch, members: change.members, deadline });
     }
 
     /// Whether this primary may propose this change now.
@@ -173,48 +189,80 @@ impl Replica {
     /// # Errors
     /// Why not.
     pub fn check_change(&self, change: &MemberChange) -> Result<(), ReconfigureError> {
-        let Some(level) = self.proposer.as_ref().map(|proposer| proposer.level) else {
-            return Err(ReconfigureError::NotPrimary { primary: self.primary() });
-        };
-        let (present, expected) = (self.epoch(), change.expected);
-        if present != expected {
-            return Err(ReconfigureError::OtherEpoch { present, expected });
-        }
-        if self.is_sealed() || self.reconfiguration.caller.is_some() {
-            return Err(ReconfigureError::UnderWay);
-        }
-        if !self.is_established() {
-            return Err(ReconfigureError::NotEstablished);
-        }
-        if let Some(to) = self.transfer_target() {
-            return Err(ReconfigureError::TransferUnderWay(to));
-        }
-        let needed = self.options.epochs_level;
-        if level.min(self.applied.level) < needed {
-            return Err(ReconfigureError::LevelTooLow { present: self.applied.level, needed });
-        }
-        check_shape(&change.members)?;
-        if change.members == self.membership.configuration().members {
-            return Err(ReconfigureError::Unchanged);
-        }
-        if change.force { Ok(()) } else { self.check_readiness(&change.members) }
+        let counts = |precondition: &Precondition| !(change.force && precondition.can_be_forced);
+        let failure = self.preconditions(change).into_iter().filter(counts).find_map(|found| found.result.err());
+        failure.map_or(Ok(()), Err)
     }
 
-    fn check_readiness(&self, members: &Members) -> Result<(), ReconfigureError> {
-        let voters = || members.iter().filter_map(|(id, member)| Some((*id, member.voting_disk()?)));
+    /// Everything that a change needs, in the order in which it is checked.
+    pub fn preconditions(&self, change: &MemberChange) -> Vec<Precondition> {
+        let strict = |name, result| Precondition { name, result, can_be_forced: false };
+        let forceable = |name, result| Precondition { name, result, can_be_forced: true };
+        vec![
+            strict("this replica leads", self.check_leads()),
+            strict("the members are those that the change is meant for", self.check_epoch(change.expected)),
+            strict("no other change is under way", self.check_unsealed()),
+            strict("the primary is established", self.check_established()),
+            strict("the feature level allows it", self.check_level()),
+            strict("such a cluster can be", check_shape(&change.members)),
+            strict("the members become others", self.check_changed(&change.members)),
+            forceable("every voter has applied the feature level", self.check_levels_applied(&change.members)),
+            forceable("enough of the new voters are ready", self.check_readiness(&change.members)),
+        ]
+    }
+
+    fn check_leads(&self) -> Result<(), ReconfigureError> {
+        match &self.proposer {
+            Some(_) => Ok(()),
+            None => Err(ReconfigureError::NotPrimary { primary: self.primary() }),
+        }
+    }
+
+    fn check_epoch(&self, expected: Epoch) -> Result<(), ReconfigureError> {
+        let present = self.epoch();
+        if present == expected { Ok(()) } else { Err(ReconfigureError::OtherEpoch { present, expected }) }
+    }
+
+    fn check_unsealed(&self) -> Result<(), ReconfigureError> {
+        let is_under_way = self.is_sealed() || self.reconfiguration.caller.is_some();
+        if is_under_way { Err(ReconfigureError::UnderWay) } else { Ok(()) }
+    }
+
+    fn check_established(&self) -> Result<(), ReconfigureError> {
+        match self.transfer_target() {
+            _ if !self.is_established() => Err(ReconfigureError::NotEstablished),
+            Some(to) => Err(ReconfigureError::TransferUnderWay(to)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_level(&self) -> Result<(), ReconfigureError> {
+        let (needed, present) = (self.options.epochs_level, self.applied.level);
+        let is_reached = self.proposer.as_ref().is_some_and(|proposer| proposer.level.min(present) >= needed);
+        if is_reached { Ok(()) } else { Err(ReconfigureError::LevelTooLow { present, needed }) }
+    }
+
+    fn check_changed(&self, members: &Members) -> Result<(), ReconfigureError> {
+        let is_same = *members == self.membership.configuration().members;
+        if is_same { Err(ReconfigureError::Unchanged) } else { Ok(()) }
+    }
+
+    fn check_levels_applied(&self, members: &Members) -> Result<(), ReconfigureError> {
         let needed = self.options.epochs_level;
         let lacks_level = |id: &ReplicaId| {
             let report = self.peers.reports.get(id);
             *id != self.options.me && report.is_some_and(|report| report.level() < needed)
         };
-        let all = self.membership.voters().chain(voters().map(|(id, _)| id));
-        if let Some(id) = all.into_iter().find(lacks_level) {
-            return Err(ReconfigureError::LevelNotApplied(id, needed));
-        }
-        let count = voters().count();
+        let all = self.membership.voters().chain(voters(members).map(|(id, _)| id));
+        let lacking = all.into_iter().find(lacks_level);
+        lacking.map_or(Ok(()), |id| Err(ReconfigureError::LevelNotApplied(id, needed)))
+    }
+
+    fn check_readiness(&self, members: &Members) -> Result<(), ReconfigureError> {
+        let count = voters(members).count();
         let quorum = count / 2 + 1;
         let needed = if count > 2 { quorum + 1 } else { quorum };
-        let unready: Vec<_> = voters().filter_map(|(id, disk)| Some((id, self.unready(id, disk)?))).collect();
+        let unready: Vec<_> = voters(members).filter_map(|(id, disk)| Some((id, self.unready(id, disk)?))).collect();
         let ready = count - unready.len();
         match unready.first() {
             Some(example) if ready < needed => {
@@ -225,7 +273,7 @@ impl Replica {
     }
 
     /// Why that disk could not vote in a new epoch at once.
-    fn unready(&self, id: ReplicaId, disk: DiskId) -> Option<Unready> {
+    pub(super) fn unready(&self, id: ReplicaId, disk: DiskId) -> Option<Unready> {
         if id == self.options.me {
             return (disk != self.acceptor.hard().disk_id).then_some(Unready::OtherDisk);
         }
@@ -257,6 +305,10 @@ impl Replica {
             self.outputs.reconfigured.push((caller.id, Err(ReconfigureError::TimedOut)));
         }
     }
+}
+
+fn voters(members: &Members) -> impl Iterator<Item = (ReplicaId, DiskId)> {
+    members.iter().filter_map(|(id, member)| Some((*id, member.voting_disk()?)))
 }
 
 /// Whether these could be the members of a cluster at all.

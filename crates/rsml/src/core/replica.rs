@@ -22,6 +22,7 @@ use super::requests::Requests;
 use super::secondary::Answer;
 use super::transfer::LeadershipTransfer;
 use super::trimming::Retention;
+use super::upkeep::Upkeep;
 use super::view_manager::{Role, ViewManager};
 use super::{CoreOptions, Input, LogRead, Outputs, ReadPurpose, Refusal};
 use crate::configuration::Configuration;
@@ -83,6 +84,7 @@ pub struct Replica {
     pub(super) raise: Raise,
     pub(super) epochs: Epochs,
     pub(super) reconfiguration: Reconfiguration,
+    pub(super) upkeep: Upkeep,
     pub(super) freshness: Freshness,
     pub(super) bootstrap: Bootstrap,
 
@@ -283,6 +285,7 @@ impl Replica {
             raise: Raise::default(),
             epochs: Epochs::default(),
             reconfiguration: Reconfiguration::default(),
+            upkeep: Upkeep::default(),
             freshness: Freshness::default(),
             bootstrap: Bootstrap { new_cluster_id, is_unannounced: false },
             timers: Timers::new(now),
@@ -333,6 +336,10 @@ impl Replica {
             Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
             Input::Raise { id, to, deadline } => self.raise_level(id, to, deadline),
             Input::Reconfigure { id, change, deadline } => self.reconfigure(id, change, deadline),
+            Input::CheckChange { id, change } => {
+                let preconditions = self.preconditions(&change);
+                self.outputs.checked.push((id, preconditions));
+            }
             Input::Eligible(is_eligible) => self.set_eligible(is_eligible),
             Input::Space(has_space) => self.set_space(has_space),
             Input::AmpleSpace(has_ample_space) => self.retention.has_ample_space = has_ample_space,
@@ -408,6 +415,7 @@ impl Replica {
         self.tick_transfer();
         self.tick_level();
         self.tick_reconfiguration();
+        self.tick_upkeep();
         self.tick_epochs();
         self.tick_catch_up();
         self.requests.retry(self.now, self.options.retry_us);

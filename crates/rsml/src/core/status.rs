@@ -215,6 +215,7 @@ impl Replica {
             digests,
             levels: Levels::field(self.options.levels),
             feature_level: self.applied.level.to_field(),
+            addresses: self.options.announced.field(),
         }
     }
 
@@ -223,6 +224,7 @@ impl Replica {
         let digests = std::mem::take(&mut report.digests).into_iter().map(From::from);
         self.note_levels(sender.replica, sender.disk_id, report.level_range());
         self.note_applied_level(report.level());
+        self.on_announcement(sender, report.addresses.as_ref());
         self.note_begun(sender.epoch, Sequence(report.commit));
         self.digests.observe(sender, Sequence(report.inherited), digests, &self.membership);
         self.peers.reports.insert(sender.replica, report);

@@ -152,6 +152,7 @@ impl CoreLock {
         });
         shared.raises().abandon(|| Err(RaiseError::Stopped(failure.reason.clone())));
         shared.reconfigurations().abandon(|| Err(ReconfigureError::Stopped(failure.reason.clone())));
+        shared.checks().drop_all();
         shared.transfers().abandon(&failure.reason);
         shared.requests().abandon(&failure.reason);
         shared.reads().abandon(&failure.reason);

@@ -170,6 +170,9 @@ impl CoreRunner {
         for (id, result) in outputs.reconfigured {
             shared.reconfigurations().end(id, result);
         }
+        for (id, preconditions) in outputs.checked {
+            shared.checks().end(id, preconditions);
+        }
         if !outputs.persist.is_empty() {
             shared.log.push(LogWork::Persist(outputs.persist));
         }

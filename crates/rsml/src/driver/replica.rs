@@ -20,8 +20,8 @@ use super::sync::{Mutex, mpsc};
 use super::waiters::TransferReply;
 use super::work::Event;
 use crate::core::{
-    Input, MemberChange, RaiseError, RaiseId, ReadId, ReconfigureError, ReconfigureId, RequestId, TransferError,
-    TransferId,
+    Input, MemberChange, Precondition, RaiseError, RaiseId, ReadId, ReconfigureError, ReconfigureId, RequestId,
+    TransferError, TransferId,
 };
 use crate::{Epoch, FeatureLevel, ReplicaId, Sequence, View};
 
@@ -253,6 +253,20 @@ impl ConsensusReplica {
             self.shared().reconfigurations().abandon(stopped);
         }
         result.await.unwrap_or_else(|_| stopped())
+    }
+
+    /// What this change of the members needs, and whether that is so now. Changes nothing.
+    ///
+    /// # Errors
+    /// The replica has stopped.
+    pub async fn preconditions(&self, change: MemberChange) -> Result<Vec<Precondition>, ReconfigureError> {
+        let id = ReconfigureId(self.next_id());
+        let (reply, result) = oneshot::channel();
+        self.shared().checks().add(id, reply);
+        if !self.core.shared().inbox.push(Event::Input(Input::CheckChange { id, change })) {
+            self.shared().checks().drop_all();
+        }
+        result.await.map_err(|_| ReconfigureError::Stopped("it was shut down".into()))
     }
 
     /// Sets whether this replica may lead; initially it may. A replica that may not lead votes and

@@ -13,7 +13,7 @@ use super::status::{DriverStatus, RoleChange};
 use super::sync;
 use super::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use super::sync::{Mutex, MutexGuard};
-use super::waiters::{RaiseWaiters, ReadWaiters, ReconfigureWaiters, RequestWaiters, TransferWaiters};
+use super::waiters::{CheckWaiters, RaiseWaiters, ReadWaiters, ReconfigureWaiters, RequestWaiters, TransferWaiters};
 use super::work::{Event, LogWork, SnapshotWork};
 use crate::Instant;
 
@@ -33,6 +33,7 @@ pub struct ReplicaShared {
     transfers: Mutex<TransferWaiters>,
     raises: Mutex<RaiseWaiters>,
     reconfigurations: Mutex<ReconfigureWaiters>,
+    checks: Mutex<CheckWaiters>,
     /// The last sequence that the database has applied.
     pub applied: AtomicU64,
     /// The core's time, plus 1, at which all that the primary had committed is applied by now; 0:
@@ -74,6 +75,7 @@ impl ReplicaShared {
             transfers: Mutex::new(TransferWaiters::default()),
             raises: Mutex::new(RaiseWaiters::default()),
             reconfigurations: Mutex::new(ReconfigureWaiters::default()),
+            checks: Mutex::new(CheckWaiters::default()),
             applied: AtomicU64::new(status.digest_sequence.0),
             up_to_date_at: AtomicU64::new(0),
             level: AtomicU32::new(status.core.feature_level.0),
@@ -117,6 +119,10 @@ impl ReplicaShared {
 
     pub fn reconfigurations(&self) -> MutexGuard<'_, ReconfigureWaiters> {
         self.reconfigurations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn checks(&self) -> MutexGuard<'_, CheckWaiters> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn transfers(&self) -> MutexGuard<'_, TransferWaiters> {

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::error::{ReadError, RequestError};
-use crate::core::{RaiseError, RaiseId, ReadId, ReconfigureError, ReconfigureId, RequestId, TransferError, TransferId};
+use crate::core::{
+    Precondition, RaiseError, RaiseId, ReadId, ReconfigureError, ReconfigureId, RequestId, TransferError, TransferId,
+};
 use crate::{Boot, Epoch, FeatureLevel, ReplicaId, Sequence};
 
 pub type RequestReply = oneshot::Sender<Result<Bytes, RequestError>>;
@@ -195,6 +197,8 @@ pub struct CallWaiters<I, R> {
 
 pub type RaiseWaiters = CallWaiters<RaiseId, Result<FeatureLevel, RaiseError>>;
 pub type ReconfigureWaiters = CallWaiters<ReconfigureId, Result<Epoch, ReconfigureError>>;
+/// A replica that stops checks nothing, and drops these.
+pub type CheckWaiters = CallWaiters<ReconfigureId, Vec<Precondition>>;
 
 impl<I, R> Default for CallWaiters<I, R> {
     fn default() -> Self {
@@ -211,6 +215,11 @@ impl<I: Eq + std::hash::Hash, R> CallWaiters<I, R> {
         if let Some(reply) = self.waiting.remove(&id) {
             let _ = reply.send(result);
         }
+    }
+
+    /// The replica stops: the callers get nothing.
+    pub fn drop_all(&mut self) {
+        self.waiting.clear();
     }
 
     /// The replica stops: each caller gets what `stopped` makes.

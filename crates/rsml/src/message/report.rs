@@ -1,5 +1,6 @@
 //! The state of a replica, as it reports it to its peers.
 
+use crate::configuration::Addresses;
 use crate::value::DigestAt;
 use crate::{FeatureLevel, LevelRange};
 
@@ -103,6 +104,9 @@ pub struct Report {
     /// The feature level at `applied`; 0: the first.
     #[prost(uint32, tag = "22")]
     pub feature_level: u32,
+    /// Where the sender is reached, as its own settings say; absent if they do not.
+    #[prost(message, optional, tag = "23")]
+    pub addresses: Option<Addresses>,
 }
 
 impl Report {

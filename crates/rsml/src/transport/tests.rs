@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::greeting::{Answer, Greeting};
 use super::*;
-use crate::{Boot, ClusterId, DiskId, Epoch};
+use crate::{Addresses, Boot, ClusterId, DiskId, Epoch};
 
 const A: ReplicaId = ReplicaId(0);
 const B: ReplicaId = ReplicaId(1);
@@ -102,7 +102,7 @@ pub(super) fn own_loopback() -> Ipv4Addr {
 fn membership(me: ReplicaId, members: &[(ReplicaId, SocketAddr)]) -> Membership {
     let mut membership = Membership::new(me, members.iter().map(|(id, _)| *id));
     for (id, address) in members {
-        membership.set_address(*id, (*address).into());
+        membership.set_addresses(*id, Addresses::of_peer(address.to_string()));
     }
     membership
 }

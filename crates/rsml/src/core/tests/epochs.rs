@@ -1,7 +1,7 @@
 //! Epochs: when a replica enters the next one, and what it does and does not do before and after.
 
 use super::*;
-use crate::configuration::{ConfiguredMember, Members, Reconfigure};
+use crate::configuration::{Addresses, ConfiguredMember, Members, Reconfigure};
 use crate::core::{MemberChange, ReconfigureError, ReconfigureId, RequestId, Unready};
 use crate::message::{Committed, CommittedRequest, Ended, PreVote, Prepare};
 
@@ -342,4 +342,114 @@ fn a_primary_that_leaves_asks_the_furthest_voter_to_stand() {
     let begun = Report { commit: seal_at + 1, last: seal_at + 1, ..Report::default() };
     receive_of(&mut lone, SECOND, ONE, Message::Report(Box::new(begun)));
     assert!(lone.replica.is_retired());
+}
+
+const NEW_DISK: DiskId = DiskId(777);
+
+/// A primary that lets replaced disks vote again, and the disk of replica 2 is a new one.
+fn leading_with_a_replaced_disk() -> (Lone, View) {
+    let (mut lone, led) = leading();
+    lone.replica.options.readmit_replaced_disk = true;
+    (lone, led)
+}
+
+/// At that time replica 1 and some disk of replica 2 hold the whole log.
+fn all_follow(lone: &mut Lone, led: View, us: u64, disk_of_two: DiskId) {
+    lone.now = us;
+    let holds_all = Message::Accepted(Accepted { highest_level: 2, probe: 1, ..accepted(led, lone.last()) });
+    lone.receive(ONE, holds_all.clone());
+    let sender =
+        MessageHeader { replica: TWO, cluster_id: CLUSTER, epoch: Epoch::FIRST, disk_id: disk_of_two, boot: Boot(1) };
+    lone.step(Input::Receive { sender, message: holds_all, payload: Vec::new() });
+    lone.step(Input::Tick);
+    lone.sync();
+}
+
+#[test]
+fn a_disk_that_replaced_a_voters_votes_once_it_has_caught_up_and_the_former_one_is_silent() {
+    let (mut lone, led) = leading_with_a_replaced_disk();
+    let begin = lone.now;
+    let last = lone.last();
+    for seconds in 1..6 {
+        all_follow(&mut lone, led, begin + seconds * 1_000_000, NEW_DISK);
+        assert_eq!(lone.last(), last, "after {seconds} s");
+    }
+    all_follow(&mut lone, led, begin + 6_000_000, NEW_DISK);
+    assert_eq!(lone.last(), last + 1, "the seal");
+    let value = lone.replica.value_at(Sequence(last + 1)).expect("in memory");
+    let mut expected = members(&[ME, ONE, TWO]);
+    expected.insert(TWO, ConfiguredMember::voter(NEW_DISK));
+    assert_eq!(value.reconfigure, Some(Reconfigure::new(SECOND, &expected)));
+}
+
+#[test]
+fn of_two_disks_that_take_turns_under_one_number_neither_replaces_the_other() {
+    let (mut lone, led) = leading_with_a_replaced_disk();
+    let (begin, last) = (lone.now, lone.last());
+    for seconds in 1..20 {
+        let present = if seconds % 3 == 0 { disk(TWO) } else { NEW_DISK };
+        all_follow(&mut lone, led, begin + seconds * 1_000_000, present);
+    }
+    assert_eq!(lone.last(), last);
+}
+
+#[test]
+fn a_replaced_disk_does_not_vote_unless_that_is_wanted_or_before_it_has_caught_up() {
+    let (mut lone, led) = leading();
+    let (begin, last) = (lone.now, lone.last());
+    for seconds in 1..20 {
+        all_follow(&mut lone, led, begin + seconds * 1_000_000, NEW_DISK);
+    }
+    assert_eq!(lone.last(), last, "that is not wanted");
+    let (mut lone, _) = leading_with_a_replaced_disk();
+    let (begin, last) = (lone.now, lone.last());
+    for seconds in 1..20 {
+        lone.now = begin + seconds * 1_000_000;
+        let sender =
+            MessageHeader { replica: TWO, cluster_id: CLUSTER, epoch: Epoch::FIRST, disk_id: NEW_DISK, boot: Boot(1) };
+        let message = Message::Report(Box::default());
+        lone.step(Input::Receive { sender, message, payload: Vec::new() });
+        lone.step(Input::Tick);
+    }
+    assert_eq!(lone.last(), last, "it holds nothing");
+}
+
+#[test]
+fn the_primary_seals_the_addresses_that_a_member_says_it_has() {
+    let (mut lone, led) = leading();
+    let last = lone.last();
+    let moved = Addresses { peer: "elsewhere:1".into(), clients: vec!["elsewhere:2".into()] };
+    let says = |addresses: &Addresses| {
+        let report = Report { addresses: Some(addresses.clone()), feature_level: 2, ..Report::default() };
+        Message::Report(Box::new(report))
+    };
+    lone.receive(TWO, says(&moved));
+    assert_eq!(lone.replica.membership().addresses(TWO), moved, "it is used at once");
+    // Another process under the same number, whose disk does not vote, is not believed.
+    let other = Addresses::of_peer("wrong:1");
+    let sender =
+        MessageHeader { replica: TWO, cluster_id: CLUSTER, epoch: Epoch::FIRST, disk_id: NEW_DISK, boot: Boot(1) };
+    lone.step(Input::Receive { sender, message: says(&other), payload: Vec::new() });
+    assert_eq!(lone.replica.membership().addresses(TWO), moved);
+    let now = lone.now + 2_000_000;
+    all_follow(&mut lone, led, now, disk(TWO));
+    all_follow(&mut lone, led, now + 1_000_000, disk(TWO));
+    assert_eq!(lone.last(), last + 1, "the seal");
+    let value = lone.replica.value_at(Sequence(last + 1)).expect("in memory");
+    let mut expected = members(&[ME, ONE, TWO]);
+    expected.insert(TWO, ConfiguredMember::voter(disk(TWO)).at(moved));
+    assert_eq!(value.reconfigure, Some(Reconfigure::new(SECOND, &expected)));
+}
+
+#[test]
+fn what_a_change_needs_is_listed_and_nothing_is_changed() {
+    let (mut lone, _) = leading();
+    let last = lone.last();
+    let change = MemberChange { expected: Epoch::FIRST, members: members(&[ME, THREE]), force: false };
+    let outputs = lone.step(Input::CheckChange { id: ReconfigureId(4), change });
+    let [(ReconfigureId(4), found)] = &outputs.checked[..] else { panic!("{:?}", outputs.checked) };
+    let failed: Vec<_> = found.iter().filter(|found| found.result.is_err()).collect();
+    assert!(found.len() > 5 && failed.len() == 1 && failed[0].can_be_forced, "{found:?}");
+    assert_eq!(failed[0].name, "enough of the new voters are ready");
+    assert_eq!(lone.last(), last);
 }

@@ -27,8 +27,8 @@ fn wait_for_trouble(node: &Node, of: ReplicaId, kind: TroubleKind) -> Arc<Troubl
 fn options_with_b_at(network: &mut Network, b: &str) -> TcpOptions {
     let mut options = network.options(A);
     options.membership = Membership::new(A, [A, B, C]);
-    options.membership.set_address(B, b.into());
-    options.membership.set_address(C, NOBODY.into());
+    options.membership.set_addresses(B, Addresses::of_peer(b));
+    options.membership.set_addresses(C, Addresses::of_peer(NOBODY));
     options
 }
 
