@@ -14,6 +14,9 @@
 //! answers with a redirection (307) to the primary |
 //! | POST `/upgrade/finalize` | raises the feature level, to `to=N` or the highest that all replicas execute; JSON when that
 //! is applied. A secondary answers with a redirection (307) to the primary |
+//! | `/members` | JSON: the members of the cluster, their addresses, and the epoch that a change names |
+//! | POST `/members` | replaces the members by those in the body; with `dry_run=1` lists what that needs. A secondary answers
+//! with a redirection (307) to the primary, and a change that is meant for another epoch gets 409 with the present members |
 //! | `/auth` and the paths below it | users, roles and tokens; see [`users`] |
 //!
 //! While authentication is enabled, all but `/health` needs `Authorization: Bearer TOKEN`, or a
@@ -21,6 +24,7 @@
 
 mod families;
 mod guard;
+mod members;
 mod serving;
 mod stranger;
 mod upgrade;
@@ -30,7 +34,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -49,6 +53,7 @@ use crate::budget::Budget;
 use crate::cluster::{ClusterSnapshot, LocalDatabase, ReplicaStatus, Role};
 use crate::failover::{Failover, FailoverControl};
 use crate::health::{Liveness, WriteProbe};
+use crate::membership::MemberControl;
 use crate::metrics::ServerMetrics;
 use crate::order::OrderError;
 use crate::problems::Problems;
@@ -59,7 +64,7 @@ use crate::thrift_server::Pools;
 use crate::upgrade::UpgradeControl;
 
 const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash, /column-families, \
-                     /column-families/NAME (POST, DELETE), /failover (POST), /upgrade/finalize (POST) and /auth";
+                     /column-families/NAME (POST, DELETE), /failover (POST), /upgrade/finalize (POST), /members (GET, POST) and /auth";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `/rows/hash` waits for the replica to apply the version and for a read slot.
@@ -89,6 +94,8 @@ pub struct AdminInterface {
     pub failover: Arc<dyn FailoverControl>,
     /// For `/status` and `/upgrade/finalize`.
     pub upgrade: Arc<dyn UpgradeControl>,
+    /// For `/members`.
+    pub members: Arc<dyn MemberControl>,
     /// For `/status`.
     pub budget: Budget,
     /// The memory budgets of requests and replies, with their present use.
@@ -122,6 +129,8 @@ fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
         Route::DropFamily => delete(families::remove),
         Route::Failover => post(failover),
         Route::FinalizeUpgrade => post(upgrade::finalize),
+        Route::ShowMembers => get(members::show),
+        Route::ChangeMembers => post(members::change).layer(DefaultBodyLimit::max(members::MAX_BODY_BYTES)),
         Route::ShowAccess => get(users::show),
         Route::CheckAccess => get(users::check),
         Route::EnableAccess => access_change(route, users::enable),
@@ -249,6 +258,7 @@ fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
         "node_id": cluster.node_id,
         "primary": cluster.primary,
         "view": cluster.view,
+        "epoch": cluster.epoch,
         "feature_level": level.level,
         "next_feature_level": level.next.as_ref().ok(),
         "feature_level_obstacle": level.next.as_ref().err(),

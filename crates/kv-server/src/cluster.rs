@@ -23,6 +23,8 @@ pub enum Role {
     /// versions, and says `observer` in a field of its own.
     #[serde(rename = "learner")]
     Observer,
+    /// No member of the cluster any more.
+    Removed,
     /// No message from it has arrived yet.
     Unknown,
 }
@@ -148,6 +150,8 @@ pub struct ClusterSnapshot {
     pub primary: Option<u32>,
     /// The view.
     pub view: u64,
+    /// The epoch of the members; 0 in standalone mode and before the bootstrap.
+    pub epoch: u64,
     /// By ascending id.
     pub replicas: Vec<ReplicaStatus>,
 }

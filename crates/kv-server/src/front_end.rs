@@ -23,6 +23,7 @@ use crate::fault_injection::{FaultInjector, FaultyRouter};
 use crate::handler::UnifiedThriftHandler;
 use crate::health::{Liveness, WriteProbe};
 use crate::manager::Extension;
+use crate::membership::MemberControl;
 use crate::metrics::ServerMetrics;
 use crate::problems::Problems;
 use crate::router::RequestRouter;
@@ -62,6 +63,8 @@ pub struct BackEnd {
     pub failover: Arc<dyn FailoverControl>,
     /// For `/status` and `/upgrade/finalize`.
     pub upgrade: Arc<dyn UpgradeControl>,
+    /// Shows and changes the members of the cluster.
+    pub members: Arc<dyn MemberControl>,
     /// The metrics of the server, to which the mode may have added its own.
     pub metrics: Arc<ServerMetrics>,
     /// The watch over the disk space.
@@ -110,6 +113,7 @@ impl FrontEnd {
             policy,
             failover,
             upgrade,
+            members,
             metrics,
             space,
             problems,
@@ -182,6 +186,7 @@ impl FrontEnd {
             writes: WriteProbe::new(probe_router),
             failover,
             upgrade,
+            members,
             budget,
             pools: thrift.pools(),
         };

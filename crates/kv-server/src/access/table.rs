@@ -108,6 +108,8 @@ pub enum Route {
     DropFamily,
     Failover,
     FinalizeUpgrade,
+    ShowMembers,
+    ChangeMembers,
     ShowAccess,
     CheckAccess,
     EnableAccess,
@@ -143,7 +145,7 @@ impl HttpMethod {
 
 impl Route {
     /// All routes.
-    pub const ALL: [Route; 22] = [
+    pub const ALL: [Route; 24] = [
         Route::Live,
         Route::Ready,
         Route::Status,
@@ -154,6 +156,8 @@ impl Route {
         Route::DropFamily,
         Route::Failover,
         Route::FinalizeUpgrade,
+        Route::ShowMembers,
+        Route::ChangeMembers,
         Route::ShowAccess,
         Route::CheckAccess,
         Route::EnableAccess,
@@ -181,6 +185,8 @@ impl Route {
             Route::DropFamily => (HttpMethod::Delete, "/column-families/{name}"),
             Route::Failover => (HttpMethod::Post, "/failover"),
             Route::FinalizeUpgrade => (HttpMethod::Post, "/upgrade/finalize"),
+            Route::ShowMembers => (HttpMethod::Get, "/members"),
+            Route::ChangeMembers => (HttpMethod::Post, "/members"),
             Route::ShowAccess => (HttpMethod::Get, "/auth"),
             Route::CheckAccess => (HttpMethod::Get, "/auth/check"),
             Route::EnableAccess => (HttpMethod::Post, "/auth/enable"),
@@ -209,6 +215,8 @@ impl Route {
             Route::DropFamily => "DELETE /column-families",
             Route::Failover => "POST /failover",
             Route::FinalizeUpgrade => "POST /upgrade/finalize",
+            Route::ShowMembers => "GET /members",
+            Route::ChangeMembers => "POST /members",
             Route::ShowAccess => "GET /auth",
             Route::CheckAccess => "GET /auth/check",
             Route::EnableAccess => "POST /auth/enable",
@@ -228,9 +236,11 @@ impl Route {
     pub fn rule(self) -> Rule {
         match self {
             Route::Live | Route::Ready => Rule::Open,
-            Route::Status | Route::Metrics | Route::ListFamilies => Rule::Cluster(Verb::AdminStatus),
+            Route::Status | Route::Metrics | Route::ListFamilies | Route::ShowMembers => {
+                Rule::Cluster(Verb::AdminStatus)
+            }
             Route::RowsHash | Route::CreateFamily | Route::DropFamily => Rule::Operation,
-            Route::Failover | Route::FinalizeUpgrade => Rule::Cluster(Verb::AdminMember),
+            Route::Failover | Route::FinalizeUpgrade | Route::ChangeMembers => Rule::Cluster(Verb::AdminMember),
             Route::ShowAccess
             | Route::CheckAccess
             | Route::EnableAccess
@@ -254,9 +264,10 @@ impl Route {
             | Route::Metrics
             | Route::RowsHash
             | Route::ListFamilies
+            | Route::ShowMembers
             | Route::ShowAccess
             | Route::CheckAccess => Some(Kind::Read),
-            Route::Failover | Route::FinalizeUpgrade => Some(Kind::Write),
+            Route::Failover | Route::FinalizeUpgrade | Route::ChangeMembers => Some(Kind::Write),
             Route::CreateFamily
             | Route::DropFamily
             | Route::EnableAccess

@@ -101,7 +101,8 @@ pub struct Config {
 pub struct ReplicationConfig {
     /// The one replica that this process runs; `None` if it runs all of them.
     pub node_id: Option<u32>,
-    /// All replicas of the cluster, by ascending id. 1 to 7.
+    /// The replicas that bootstrap the cluster, by ascending id: 1 to 7. In a cluster whose members
+    /// changed, or with `join`, only a hint where some of them are reached: up to 15.
     pub replicas: Vec<ReplicaConfig>,
     /// Whether the configuration lists the replicas; otherwise their peer addresses follow from
     /// `replication.first_peer_addr`.
@@ -124,6 +125,11 @@ pub struct ReplicationConfig {
     pub lease_ms: u64,
     /// Whether a primary raises the feature level by itself after an upgrade.
     pub auto_finalize: AutoFinalize,
+    /// Whether this replica joins a cluster that exists already: with an empty directory it never
+    /// bootstraps one.
+    pub join: bool,
+    /// Whether a voter that came back with an empty disk votes again by itself.
+    pub readmit_replaced_disk: bool,
     /// Maximum bytes of operations that go into one value of the log.
     pub max_batch_bytes: usize,
     /// Maximum number of values proposed and not yet committed.

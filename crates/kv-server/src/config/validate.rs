@@ -20,6 +20,10 @@ use crate::mode::Mode;
 use crate::tls::TlsMode;
 
 const MAX_REPLICAS: usize = 7;
+/// The limit where the list is only a hint: as many voters and observers as a cluster may have.
+const MAX_HINTS: usize = 15;
+/// Ids are 8 bits wide in consensus.
+const HIGHEST_ID: u32 = 254;
 /// Number of replicas in one process if no list is given.
 const DEFAULT_REPLICAS: u32 = 3;
 
@@ -131,9 +135,13 @@ fn complete_replication(
     let is_listed = !raw.replicas.is_empty();
     let entries = if is_listed { raw.replicas } else { default_replicas(&raw, sources)? };
     let origin = sources.origin("replication.replicas");
-    check_replica_list(&entries, raw.node_id.is_some(), &origin)?;
+    let (one_per_process, limit) = (raw.node_id.is_some(), if raw.join { MAX_HINTS } else { MAX_REPLICAS });
+    check_replica_list(&entries, one_per_process, limit, &origin)?;
+    if raw.join && !one_per_process {
+        let wanted = "is for one replica per process: give replication.node_id, too, or leave it out";
+        return Err(ConfigError::value("replication.join", true, wanted, &sources.origin("replication.join")));
+    }
     let tls = raw.tls.map(|tls| complete_tls(tls, &entries, sources)).transpose()?;
-    let one_per_process = raw.node_id.is_some();
     if let Some(address) = raw.listen_addr.as_ref().filter(|_| !one_per_process) {
         let wanted = "is for one replica per process: give replication.node_id, too, or leave it out";
         let key = "replication.listen_addr";
@@ -164,6 +172,8 @@ fn complete_replication(
         retry_ms: raw.retry_ms,
         lease_ms: raw.lease_ms,
         auto_finalize: raw.auto_finalize,
+        join: raw.join,
+        readmit_replaced_disk: raw.readmit_replaced_disk,
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,
         wal_segment_mb: raw.wal_segment_mb,
@@ -239,10 +249,18 @@ fn default_replicas(raw: &ReplicationSettings, sources: &Sources) -> Result<Vec<
         .collect()
 }
 
-fn check_replica_list(entries: &[ReplicaEntry], one_per_process: bool, origin: &str) -> Result<(), ConfigError> {
+fn check_replica_list(
+    entries: &[ReplicaEntry],
+    one_per_process: bool,
+    limit: usize,
+    origin: &str,
+) -> Result<(), ConfigError> {
     let key = "replication.replicas";
-    if entries.len() > MAX_REPLICAS {
-        let wanted = format!("1 to {MAX_REPLICAS} replicas are allowed");
+    if entries.len() > limit {
+        let wanted = format!(
+            "1 to {MAX_REPLICAS} replicas are allowed, and up to {MAX_HINTS} with replication.join = true: further \
+             members need not be listed"
+        );
         return Err(ConfigError::value(key, format!("({} entries)", entries.len()), &wanted, origin));
     }
     for (index, entry) in entries.iter().enumerate() {
@@ -250,8 +268,8 @@ fn check_replica_list(entries: &[ReplicaEntry], one_per_process: bool, origin: &
         if entries[..index].iter().any(|other| other.id == entry.id) {
             return Err(ConfigError::value(&format!("{place}.id"), entry.id, "ids must be unique", origin));
         }
-        if entry.id as usize >= entries.len() {
-            let wanted = format!("ids are 0 to {} for {} replicas", entries.len() - 1, entries.len());
+        if entry.id > HIGHEST_ID {
+            let wanted = format!("ids are 0 to {HIGHEST_ID}");
             return Err(ConfigError::value(&format!("{place}.id"), entry.id, &wanted, origin));
         }
         if entries[..index].iter().any(|other| other.peer == entry.peer && entry.peer.port() != 0) {

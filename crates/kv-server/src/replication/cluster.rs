@@ -10,11 +10,11 @@ use rsml::core::TransferError;
 use rsml::{ConsensusReplica, CopySent, DriverStatus, FeatureLevel, LevelRange, ReplicaId};
 
 use super::local_replicas::{LocalReplica, LocalReplicas};
+use super::members::Member;
 use super::problems;
 use crate::cluster::{
     AppliedDigest, ClusterSnapshot, ClusterView, CopyProgress, LocalDatabase, LocalDatabases, ReplicaStatus, Role,
 };
-use crate::config::ReplicaConfig;
 use crate::failover::{Failover, FailoverControl};
 use crate::front_end::ListenAddresses;
 use crate::mode::Mode;
@@ -43,18 +43,28 @@ impl ReplicatedCluster {
         ReplicatedCluster { local, addresses, started: Instant::now() }
     }
 
+    /// The replicas of this process.
+    pub(super) fn local(&self) -> &Arc<LocalReplicas> {
+        &self.local
+    }
+
     /// The replica that reports for this process: its primary, or else the first.
-    fn reporter(&self) -> &LocalReplica {
+    pub(super) fn reporter(&self) -> &LocalReplica {
         let replicas = self.local.replicas();
         replicas.iter().find(|replica| replica.consensus.is_primary()).unwrap_or(&replicas[0])
     }
 
-    fn status_of_local(&self, member: &ReplicaConfig, replica: &LocalReplica) -> ReplicaStatus {
+    fn status_of_local(&self, member: &Member, replica: &LocalReplica) -> ReplicaStatus {
         let (status, kept) = (&replica.consensus.status(), replica.reader.database().retention());
         let role = match status.core.role {
             "primary" => Role::Primary,
             "candidate" => Role::Candidate,
             "unborn" => Role::Unknown,
+            _ if status.core.configuration.epoch > rsml::Epoch::FIRST
+                && !status.core.configuration.members.contains_key(&status.core.id) =>
+            {
+                Role::Removed
+            }
             _ if !status.core.is_voter => Role::Observer,
             _ => Role::Secondary,
         };
@@ -82,7 +92,7 @@ impl ReplicatedCluster {
         }
     }
 
-    fn remote(&self, member: &ReplicaConfig, seen_by: &DriverStatus) -> ReplicaStatus {
+    fn remote(&self, member: &Member, seen_by: &DriverStatus) -> ReplicaStatus {
         let id = ReplicaId(member.id as u8);
         let heard = seen_by.core.heard_us.get(&id).map(|us| Duration::from_micros(*us));
         let status = ReplicaStatus {
@@ -125,11 +135,11 @@ impl ReplicatedCluster {
         }
     }
 
-    fn unknown(&self, member: &ReplicaConfig) -> ReplicaStatus {
+    fn unknown(&self, member: &Member) -> ReplicaStatus {
         let is_local = self.local.replicas().iter().any(|replica| replica.id == member.id);
-        let shown = |bound: Option<std::net::SocketAddr>, configured: &crate::config::Address| match bound {
+        let shown = |bound: Option<std::net::SocketAddr>, known: &str| match bound {
             Some(bound) if is_local => bound.to_string(),
-            _ => configured.to_string(),
+            _ => known.to_string(),
         };
         ReplicaStatus {
             id: member.id,
@@ -148,7 +158,7 @@ impl ReplicatedCluster {
             problem: None,
             copy: None,
             sends_copies: Vec::new(),
-            peer: Some(member.peer.to_string()),
+            peer: Some(member.peer.clone()),
             thrift: shown(self.addresses.thrift(), &member.thrift),
             admin: shown(self.addresses.admin(), &member.admin),
         }
@@ -189,13 +199,27 @@ impl ClusterView for ReplicatedCluster {
 }
 
 impl ReplicatedCluster {
+    /// The members, and the replicas of this process, which may have been removed.
+    fn members_and_own(&self) -> Vec<Member> {
+        let members = self.local.members();
+        let own = |replica: &LocalReplica| {
+            let known = self.local.membership().addresses(super::members::replica_id(replica.id));
+            let client = |place: usize| known.clients.get(place).cloned().unwrap_or_default();
+            Member { id: replica.id, votes: false, peer: known.peer.clone(), thrift: client(0), admin: client(1) }
+        };
+        let removed = self.local.replicas().iter().filter(|replica| members.get(replica.id).is_none()).map(own);
+        let mut all: Vec<Member> = members.iter().cloned().chain(removed).collect();
+        all.sort_by_key(|member| member.id);
+        all
+    }
+
     fn look(&self) -> ClusterSnapshot {
         let reporter = self.reporter();
         let seen_by = reporter.consensus.status();
-        let replicas = self.local.members().iter().map(|member| {
+        let replicas = self.members_and_own().into_iter().map(|member| {
             match self.local.replicas().iter().find(|replica| replica.id == member.id) {
-                Some(replica) => self.status_of_local(member, replica),
-                None => self.remote(member, &seen_by),
+                Some(replica) => self.status_of_local(&member, replica),
+                None => self.remote(&member, &seen_by),
             }
         });
         let is_born = seen_by.core.cluster_id != rsml::ClusterId::NONE;
@@ -205,6 +229,7 @@ impl ReplicatedCluster {
             node_id: reporter.id,
             primary: reporter.consensus.primary().map(|id| u32::from(id.0)),
             view: seen_by.core.view.0,
+            epoch: seen_by.core.epoch.0,
             replicas: replicas.collect(),
         }
     }
@@ -213,7 +238,7 @@ impl ReplicatedCluster {
     pub fn problems(&self) -> Vec<Problem> {
         let (snapshot, seen_by) = (self.look(), self.reporter().consensus.status());
         let up = self.started.elapsed();
-        let of_cluster = problems::of_cluster(self.local.members(), &snapshot.replicas, snapshot.cluster_id.is_some());
+        let of_cluster = problems::of_cluster(&self.local.members(), &snapshot.replicas, snapshot.cluster_id.is_some());
         let of_replica =
             |replica: &ReplicaStatus| match self.local.replicas().iter().find(|local| local.id == replica.id) {
                 Some(local) => problems::of_local(replica.id, &local.consensus.status()),
@@ -227,7 +252,7 @@ impl ReplicatedCluster {
     /// A new primary is known to its peers a moment before this process has noticed that it leads.
     /// So an order is always put to the replica itself, which knows: a redirection by what was
     /// noticed last could lead back here.
-    fn to_be_ordered(&self) -> &LocalReplica {
+    pub(super) fn to_be_ordered(&self) -> &LocalReplica {
         let replicas = self.local.replicas();
         let named = self.reporter().consensus.primary().map(|id| u32::from(id.0));
         let leading = replicas.iter().find(|replica| replica.consensus.is_primary());
@@ -236,9 +261,9 @@ impl ReplicatedCluster {
 
     /// The error of a replica that does not lead, and so cannot do what is wanted.
     /// `primary`: the one that it follows.
-    fn ask_the_primary(&self, primary: Option<ReplicaId>, wanted: &'static str) -> OrderError {
-        match primary.and_then(|id| self.local.members().get(u32::from(id.0))) {
-            Some(member) => OrderError::AskPrimary { primary: member.id, admin: member.admin.to_string() },
+    pub(super) fn ask_the_primary(&self, primary: Option<ReplicaId>, wanted: &'static str) -> OrderError {
+        match primary.and_then(|id| self.local.members().get(u32::from(id.0)).cloned()) {
+            Some(member) => OrderError::AskPrimary { primary: member.id, admin: member.admin.clone() },
             None => OrderError::NoPrimary { wanted },
         }
     }

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
-use super::members::{Members, replica_id};
+use super::members::{Members, addresses, named_by, replica_id};
 use crate::budget::Budget;
 use crate::config::{Address, Config, PeerTlsConfig};
 use crate::data_dir::{DataDir, make_directory};
@@ -79,7 +79,6 @@ impl LocalReplica {
 /// Owns the replicas of this process: database, executor, log, transport, consensus.
 pub struct LocalReplicas {
     replicas: Vec<LocalReplica>,
-    members: Members,
     space: Arc<SpaceWatch>,
 }
 
@@ -90,7 +89,6 @@ struct Start<'s> {
     data_dir: &'s DataDir,
     network: &'s Network,
     runtime: &'s Handle,
-    members: &'s Members,
     resources: SharedResources,
     slots: ReadSlots,
     space: Arc<SpaceWatch>,
@@ -112,21 +110,10 @@ impl LocalReplicas {
         }
         let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
         let (resources, slots) = (shared_resources(config, budget)?, ReadSlots::per_processor());
-        let members = Members::of(&config.replication);
-        let start = Start {
-            config,
-            budget,
-            data_dir,
-            network,
-            runtime,
-            members: &members,
-            resources,
-            slots,
-            space: space.clone(),
-        };
+        let start = Start { config, budget, data_dir, network, runtime, resources, slots, space: space.clone() };
         let ids = config.replication.local_ids();
         let replicas = ids.into_iter().map(|id| start.replica(id)).collect::<Result<_, _>>()?;
-        Ok(LocalReplicas { replicas, members, space })
+        Ok(LocalReplicas { replicas, space })
     }
 
     /// The watch over the disk space of this process.
@@ -134,14 +121,21 @@ impl LocalReplicas {
         &self.space
     }
 
-    /// The members of the cluster.
-    pub fn members(&self) -> &Members {
-        &self.members
+    /// The members of the cluster, as the replica knows them that acts in the newest epoch.
+    pub fn members(&self) -> Members {
+        Members::of(&self.membership())
+    }
+
+    /// What consensus knows of the members: the replica that acts in the newest epoch.
+    pub fn membership(&self) -> Arc<Membership> {
+        let known = self.replicas.iter().map(|replica| replica.consensus.membership());
+        known.max_by_key(|membership| membership.epoch()).expect("a process has a replica")
     }
 
     /// Whether the cluster has replicas in other processes, which may continue without this one.
     pub fn has_remote_replicas(&self) -> bool {
-        self.replicas.len() < self.members.count()
+        let is_remote = |id: ReplicaId| self.replicas.iter().all(|replica| replica.id != u32::from(id.0));
+        self.membership().members().any(is_remote)
     }
 
     /// By ascending id; never empty.
@@ -210,7 +204,7 @@ impl Start<'_> {
         let options = ReplicaOptions {
             has_space: Arc::new(move || space.has_space()),
             has_ample_space: Arc::new(move || has_files && room.has_ample_space()),
-            ..replica_options(self.config, self.budget, self.members, id)?
+            ..replica_options(self.config, self.budget, id)?
         };
         let membership = options.core.membership.clone();
         let recovered = ConsensusReplica::recover(options, storage).map_err(|error| failed(&error))?;
@@ -324,15 +318,16 @@ fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerErro
     Ok(tls)
 }
 
-fn replica_options(
-    config: &Config,
-    budget: &Budget,
-    members: &Members,
-    id: u32,
-) -> Result<ReplicaOptions, ServerError> {
+fn replica_options(config: &Config, budget: &Budget, id: u32) -> Result<ReplicaOptions, ServerError> {
     let replication = &config.replication;
     let mut core = CoreOptions::new(replica_id(id), vec![replica_id(id)], random()? as u64);
-    core.membership = members.membership(id);
+    core.membership = named_by(replication, id);
+    core.bootstraps = !replication.join;
+    core.readmit_replaced_disk = replication.readmit_replaced_disk;
+    // Replicas of one process talk to each other alone, and share their other listeners.
+    if let Some(own) = replication.replica(id).filter(|_| replication.node_id.is_some()) {
+        core.announced = addresses(own);
+    }
     core.heartbeat_us = replication.heartbeat_ms * 1000;
     core.election_min_us = replication.election_timeout_min_ms * 1000;
     core.election_max_us = replication.election_timeout_max_ms * 1000;

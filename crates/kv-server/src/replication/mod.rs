@@ -17,6 +17,7 @@ mod executor;
 mod level_record;
 mod local_replicas;
 mod manager;
+mod member_control;
 mod members;
 mod place;
 mod policy;

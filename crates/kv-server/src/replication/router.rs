@@ -99,7 +99,7 @@ impl ConsensusRouter {
     /// known, or else explains what a primary needs.
     fn no_primary(&self, replica: &LocalReplica, waited: Duration) -> KvError {
         let primary = replica.consensus.primary().map(|id| u32::from(id.0)).filter(|id| *id != replica.id);
-        match primary.and_then(|id| self.local.members().get(id)) {
+        match primary.and_then(|id| self.local.members().get(id).cloned()) {
             Some(member) => KvError::NotPrimary { endpoint: member.thrift.to_string(), node: member.id },
             None => KvError::NoPrimary(self.why_no_primary(&replica.consensus.status(), waited)),
         }

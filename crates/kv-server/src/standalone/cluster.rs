@@ -13,6 +13,7 @@ use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases
 use crate::failover::{Failover, FailoverControl};
 use crate::front_end::ListenAddresses;
 use crate::health;
+use crate::membership::{Check, MemberControl, MembersView, WantedMembers};
 use crate::mode::Mode;
 use crate::order::OrderError;
 use crate::problems::Problem;
@@ -82,6 +83,7 @@ impl ClusterView for StandaloneCluster {
             node_id: STANDALONE_ID,
             primary: Some(STANDALONE_ID),
             view: 0,
+            epoch: 0,
             replicas: vec![ReplicaStatus {
                 id: STANDALONE_ID,
                 role: Role::Primary,
@@ -112,6 +114,24 @@ impl ClusterView for StandaloneCluster {
 impl FailoverControl for StandaloneCluster {
     async fn fail_over(&self, _: Option<u32>, _: tokio::time::Instant) -> Result<Failover, OrderError> {
         Err(OrderError::Impossible("this server is standalone: there is no other replica that could lead".into()))
+    }
+}
+
+const NO_CLUSTER: &str = "this server is standalone and has no members: `synodkv convert` makes it the first replica of a \
+                          cluster";
+
+#[async_trait]
+impl MemberControl for StandaloneCluster {
+    fn members(&self) -> Result<MembersView, OrderError> {
+        Err(OrderError::Impossible(NO_CLUSTER.into()))
+    }
+
+    async fn change(&self, _: WantedMembers, _: tokio::time::Instant) -> Result<MembersView, OrderError> {
+        Err(OrderError::Impossible(NO_CLUSTER.into()))
+    }
+
+    async fn check(&self, _: WantedMembers) -> Result<Vec<Check>, OrderError> {
+        Err(OrderError::Impossible(NO_CLUSTER.into()))
     }
 }
 

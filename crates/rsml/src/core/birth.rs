@@ -62,7 +62,11 @@ impl Replica {
         let hard = *self.acceptor.hard();
         let is_lowest = self.membership.members().next() == Some(self.options.me);
         let is_durable = self.acceptor.durable().boot == hard.boot;
-        if !is_lowest || !is_durable || empty_peers.len() + 1 < self.membership.members().len() {
+        if !self.options.bootstraps
+            || !is_lowest
+            || !is_durable
+            || empty_peers.len() + 1 < self.membership.members().len()
+        {
             return;
         }
         let own = [(self.options.me, hard.disk_id)];

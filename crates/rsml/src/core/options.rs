@@ -64,6 +64,9 @@ pub struct CoreOptions {
     /// Epochs are sealed only if the cluster has this feature level: the first one whose programs
     /// know what a seal forbids.
     pub epochs_level: FeatureLevel,
+    /// Whether this replica, with an empty disk, may bootstrap a cluster together with the others
+    /// that the settings name. Otherwise it waits until it is a member of one.
+    pub bootstraps: bool,
     /// Where this replica is reached, as it says to its peers. Empty: it says nothing.
     pub announced: Addresses,
     /// Whether a voter that came back with an empty disk votes again once it has caught up.
@@ -99,6 +102,7 @@ impl CoreOptions {
             level_heard_us: 10_000_000,
             raise_after_us: None,
             epochs_level: FeatureLevel(2),
+            bootstraps: true,
             announced: Addresses::default(),
             readmit_replaced_disk: false,
             seed,

@@ -71,6 +71,12 @@ pub enum ReconfigureError {
     /// Too few or too many voters.
     #[error("{0} members would vote; allowed: 1 to {MAX_VOTERS}")]
     VoterCount(usize),
+    /// One voter less survives as many failures.
+    #[error(
+        "{0} members would vote, and survive no more failures than one less: let two begin or cease to vote in one \
+         change, or force it"
+    )]
+    EvenVoters(usize),
     /// Too many members that do not vote.
     #[error("{0} members would follow without a vote; allowed: up to {MAX_OBSERVERS}")]
     ObserverCount(usize),
@@ -208,6 +214,7 @@ impl Replica {
             strict("the members become others", self.check_changed(&change.members)),
             forceable("every voter has applied the feature level", self.check_levels_applied(&change.members)),
             forceable("enough of the new voters are ready", self.check_readiness(&change.members)),
+            forceable("the number of voters is odd", self.check_odd(&change.members)),
         ]
     }
 
@@ -245,6 +252,13 @@ impl Replica {
     fn check_changed(&self, members: &Members) -> Result<(), ReconfigureError> {
         let is_same = *members == self.membership.configuration().members;
         if is_same { Err(ReconfigureError::Unchanged) } else { Ok(()) }
+    }
+
+    /// A cluster that has an even number of voters already may keep it.
+    fn check_odd(&self, members: &Members) -> Result<(), ReconfigureError> {
+        let count = voters(members).count();
+        let is_even = count.is_multiple_of(2) && count != self.membership.voters().len();
+        if is_even { Err(ReconfigureError::EvenVoters(count)) } else { Ok(()) }
     }
 
     fn check_levels_applied(&self, members: &Members) -> Result<(), ReconfigureError> {

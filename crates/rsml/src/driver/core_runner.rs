@@ -82,7 +82,7 @@ impl CoreRunner {
         let mut outputs = self.core.ready(now);
         let diverged = outputs.diverged.take();
         let too_new = outputs.too_new.take();
-        self.follow_membership();
+        self.follow_membership(shared);
         self.dispatch(shared, outputs);
         if ticks {
             shared.apply.tick();
@@ -97,12 +97,14 @@ impl CoreRunner {
         Ok(())
     }
 
-    /// Has the network connect the members of the present configuration.
-    fn follow_membership(&mut self) {
+    /// Has the network connect the members of the present configuration, and shows them to the
+    /// handle.
+    fn follow_membership(&mut self, shared: &ReplicaShared) {
         let membership = self.core.membership();
         if membership.revision() != self.connected {
             self.connected = membership.revision();
             self.network.set_peers(membership);
+            shared.set_membership(membership.clone());
         }
     }
 

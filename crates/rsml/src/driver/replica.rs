@@ -23,7 +23,7 @@ use crate::core::{
     Input, MemberChange, Precondition, RaiseError, RaiseId, ReadId, ReconfigureError, ReconfigureId, RequestId,
     TransferError, TransferId,
 };
-use crate::{Epoch, FeatureLevel, ReplicaId, Sequence, View};
+use crate::{Epoch, FeatureLevel, Membership, ReplicaId, Sequence, View};
 
 /// Grace period after the deadline in which the outcome of a request already sent is still
 /// reported.
@@ -253,6 +253,11 @@ impl ConsensusReplica {
             self.shared().reconfigurations().abandon(stopped);
         }
         result.await.unwrap_or_else(|_| stopped())
+    }
+
+    /// The members of the cluster as this replica knows them, and where they are reached.
+    pub fn membership(&self) -> Arc<Membership> {
+        self.shared().membership()
     }
 
     /// What this change of the members needs, and whether that is so now. Changes nothing.

@@ -1,6 +1,6 @@
 //! The state that the threads of a replica share, except for the core itself.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant as StdInstant;
 
 use tokio::sync::watch;
@@ -15,7 +15,7 @@ use super::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use super::sync::{Mutex, MutexGuard};
 use super::waiters::{CheckWaiters, RaiseWaiters, ReadWaiters, ReconfigureWaiters, RequestWaiters, TransferWaiters};
 use super::work::{Event, LogWork, SnapshotWork};
-use crate::Instant;
+use crate::{Instant, Membership};
 
 pub struct ReplicaShared {
     /// Events that wait for the core.
@@ -34,6 +34,7 @@ pub struct ReplicaShared {
     raises: Mutex<RaiseWaiters>,
     reconfigurations: Mutex<ReconfigureWaiters>,
     checks: Mutex<CheckWaiters>,
+    membership: Mutex<Arc<Membership>>,
     /// The last sequence that the database has applied.
     pub applied: AtomicU64,
     /// The core's time, plus 1, at which all that the primary had committed is applied by now; 0:
@@ -76,6 +77,7 @@ impl ReplicaShared {
             raises: Mutex::new(RaiseWaiters::default()),
             reconfigurations: Mutex::new(ReconfigureWaiters::default()),
             checks: Mutex::new(CheckWaiters::default()),
+            membership: Mutex::new(Arc::new(options.core.membership.clone())),
             applied: AtomicU64::new(status.digest_sequence.0),
             up_to_date_at: AtomicU64::new(0),
             level: AtomicU32::new(status.core.feature_level.0),
@@ -119,6 +121,14 @@ impl ReplicaShared {
 
     pub fn reconfigurations(&self) -> MutexGuard<'_, ReconfigureWaiters> {
         self.reconfigurations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn membership(&self) -> Arc<Membership> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_membership(&self, membership: Membership) {
+        *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(membership);
     }
 
     pub fn checks(&self) -> MutexGuard<'_, CheckWaiters> {

@@ -92,6 +92,7 @@ impl<S: Storage, E: ExecutionNotifier> ReadyReplica<S, E> {
     ) -> Self {
         let status = DriverStatus::first(core.status(), storage.statistics(), applier.state());
         let shared = Arc::new(ReplicaShared::new(&options, started, status));
+        shared.set_membership(core.membership().clone());
         ReadyReplica { options, core, lock: Arc::new(CoreLock::new(shared)), storage, applier }
     }
 

@@ -226,7 +226,9 @@ impl Replay<'_> {
         let follows = before.or(self.next_group()) == Some(number);
         // If anything was written after this group, the group was durable.
         let is_last = self.may_be_torn && window.is_blank(end..window.bytes);
-        if follows && is_last && looks_torn(window, last) {
+        // A group of which there are traces elsewhere, or without which the rest means something else,
+        // was hit by damage as well, and is kept as a damaged one.
+        if follows && is_last && layout.stays_without_last && looks_torn(window, last) {
             layout.groups.pop();
             tracing::info!(
                 path = window.path,

@@ -32,6 +32,9 @@ pub(super) struct Layout {
     pub groups: Vec<Group>,
     /// The offset and header of the newest group, if it is misplaced.
     pub misplaced: Option<(u64, GroupHeader)>,
+    /// A scan finds the same groups without the last one, if that and everything behind it is
+    /// removed. Computed for the newest segment only.
+    pub stays_without_last: bool,
 }
 
 /// Finds the groups of a segment from number `next_group` on, or from any number if that isn't
@@ -64,16 +67,42 @@ pub(super) fn scan(
     let start = if is_newest { 0 } else { offset };
     let mut headers = window.headers(start, belongs)?;
     headers.retain(|(at, header)| is_possible(*at, header));
-    let first_after = headers.partition_point(|(at, _)| *at < offset);
-    for (offset, header) in longest_chain(&headers[first_after..], offset, number) {
+    let (chain, misplaced) = arrange(&headers, offset, number);
+    let stays_without_last = match (chain.last(), groups.last()) {
+        (Some((last, _)), _) => {
+            let rest = arrange(before(&headers, *last), offset, number);
+            rest == (chain[..chain.len() - 1].to_vec(), None) && !(groups.is_empty() && chain.len() == 1)
+        }
+        (None, Some(last)) => {
+            let number = last.header.position.group_number;
+            arrange(before(&headers, last.offset), last.offset, Some(number)) == (Vec::new(), None) && groups.len() > 1
+        }
+        (None, None) => false,
+    };
+    for (offset, header) in chain {
         let table = table_of(window, offset, &header);
         groups.push(Group { offset, header, table });
     }
-    let newest_in_place = groups.last().map(|group| group.header.position.group_number);
-    let is_later = |(_, header): &(u64, GroupHeader)| newest_in_place.is_none_or(|n| header.position.group_number > n);
-    let misplaced = headers.into_iter().filter(is_later).max_by_key(|(_, header)| header.position.group_number);
     let position = GroupPosition { segment_number, segment_id, group_number: next_group.unwrap_or_default() };
-    Ok(Some(Layout { position, groups, misplaced }))
+    Ok(Some(Layout { position, groups, misplaced, stays_without_last }))
+}
+
+type Located = (u64, GroupHeader);
+
+/// The headers below `offset`.
+fn before(headers: &[Located], offset: u64) -> &[Located] {
+    &headers[..headers.partition_point(|(at, _)| *at < offset)]
+}
+
+/// The groups at their positions from `offset` on, where group `next` was to be if that is known,
+/// and the newest of all groups if it is misplaced.
+fn arrange(headers: &[Located], offset: u64, next: Option<u64>) -> (Vec<Located>, Option<Located>) {
+    let chain = longest_chain(&headers[before(headers, offset).len()..], offset, next);
+    let newest = chain.last().map(|(_, header)| header.position.group_number);
+    let newest = newest.or(next.map(|next| next.saturating_sub(1)));
+    let is_later = |(_, header): &&Located| newest.is_none_or(|newest| header.position.group_number > newest);
+    let misplaced = headers.iter().filter(is_later).max_by_key(|(_, header)| header.position.group_number);
+    (chain, misplaced.copied())
 }
 
 /// The segment's id: from its segment header, or else from all other headers, which must agree.

@@ -284,7 +284,9 @@ fn a_change_is_refused_with_the_reason() {
     let not_ready = ReconfigureError::NotReady { ready: 1, voters: 2, needed: 2, example };
     assert_eq!(change(&mut lone, 1, members(&[ME, THREE]), false), Err(not_ready));
     let last = lone.last();
-    assert_eq!(change(&mut lone, 1, members(&[ME, ONE]), false), Ok(()));
+    let even = ReconfigureError::EvenVoters(2);
+    assert_eq!(change(&mut lone, 1, members(&[ME, ONE]), false), Err(even));
+    assert_eq!(change(&mut lone, 1, members(&[ME]), false), Ok(()));
     assert_eq!(lone.last(), last + 1);
     assert_eq!(change(&mut lone, 1, members(&[ME]), true), Err(ReconfigureError::UnderWay));
     let (mut unchanged, _) = sealed(&[ME]);
@@ -445,7 +447,7 @@ fn the_primary_seals_the_addresses_that_a_member_says_it_has() {
 fn what_a_change_needs_is_listed_and_nothing_is_changed() {
     let (mut lone, _) = leading();
     let last = lone.last();
-    let change = MemberChange { expected: Epoch::FIRST, members: members(&[ME, THREE]), force: false };
+    let change = MemberChange { expected: Epoch::FIRST, members: members(&[ME, ONE, THREE]), force: false };
     let outputs = lone.step(Input::CheckChange { id: ReconfigureId(4), change });
     let [(ReconfigureId(4), found)] = &outputs.checked[..] else { panic!("{:?}", outputs.checked) };
     let failed: Vec<_> = found.iter().filter(|found| found.result.is_err()).collect();
