@@ -7,17 +7,18 @@
 
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use kv_client::{Client, Options, Token, first_answer};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::access;
 use crate::failure::Failure;
-use crate::http::{self, HttpClient, HttpFailure};
+use crate::http::{self, Asked, HttpClient, HttpFailure};
 use crate::targets::AdminTarget;
 
 /// How long a server may take to report its status, for which it asks no other server.
@@ -157,10 +158,11 @@ impl AdminClient {
         method: Method,
         (address, path): (&str, &str),
         query: &[(&str, String)],
+        body: Bytes,
         timeout: Duration,
     ) -> Result<T, NoAnswer> {
-        let path = with_query(path, query);
-        let answer = self.http.send(&method, address, &path, self.token.as_ref(), timeout).await;
+        let asked = Asked { method, path: with_query(path, query), token: self.token.as_ref(), body };
+        let answer = self.http.send(address, asked, timeout).await;
         let http::Answer { status, body } = answer.map_err(|failure| match failure {
             HttpFailure::NotSent(reason) => NoAnswer::NotSent(reason),
             HttpFailure::Silent(reason) => NoAnswer::Silent(reason),
@@ -179,7 +181,7 @@ impl AdminClient {
         query: &[(&str, String)],
         timeout: Duration,
     ) -> Result<T, NoAnswer> {
-        self.send(Method::GET, (address, path), query, timeout).await
+        self.send(Method::GET, (address, path), query, Bytes::new(), timeout).await
     }
 
     /// GETs a document that may take the server long. The server must show in the meantime that it
@@ -257,8 +259,20 @@ impl AdminClient {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<T, Failure> {
-        let changed = self.send(method, (address, path), query, CHANGE_TIMEOUT).await;
+        let changed = self.send(method, (address, path), query, Bytes::new(), CHANGE_TIMEOUT).await;
         changed.map_err(|no_answer| failure_of(address, no_answer))
+    }
+
+    /// Posts a document to this server, once.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        address: &str,
+        path: &str,
+        query: &[(&str, String)],
+        document: &impl Serialize,
+    ) -> Result<T, NoAnswer> {
+        let body = serde_json::to_vec(document).map_err(|error| NoAnswer::NotSent(error.to_string()))?;
+        self.send(Method::POST, (address, path), query, body.into(), CHANGE_TIMEOUT).await
     }
 
     /// The status of every server that answers: of the given ones, and of those that they name.
@@ -345,7 +359,7 @@ fn is_place(address: &str) -> bool {
     })
 }
 
-fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
+pub fn failure_of(address: &str, no_answer: NoAnswer) -> Failure {
     match no_answer {
         NoAnswer::NotSent(_) => Failure::Unsure(format!("cannot reach {address}: {no_answer}; nothing was done")),
         NoAnswer::Silent(_) => Failure::Unsure(format!(

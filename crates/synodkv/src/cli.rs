@@ -13,6 +13,7 @@ use crate::bench_disk::BenchDiskArgs;
 use crate::cert::CertArgs;
 use crate::family::FamilyArgs;
 use crate::import::ImportArgs;
+use crate::member::{JoinArgs, MemberArgs};
 use crate::output::Format;
 use crate::range::RangeArgs;
 use crate::statement::commands;
@@ -48,6 +49,8 @@ pub enum Command {
     Serve(ServeArgs),
     Status(StatusArgs),
     Failover(FailoverArgs),
+    Member(MemberArgs),
+    Join(JoinArgs),
     Upgrade(UpgradeArgs),
     Family(FamilyArgs),
     Auth(AuthArgs),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, HOST, LOCATION};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use kv_client::{Tls, Token};
@@ -37,6 +37,17 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
+/// What is asked of a server.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    pub method: Method,
+    /// With its query.
+    pub path: String,
+    pub token: Option<&'a Token>,
+    /// JSON, or nothing.
+    pub body: Bytes,
+}
+
 #[derive(Clone)]
 pub struct HttpClient {
     tls: Option<Tls>,
@@ -47,27 +58,20 @@ impl HttpClient {
         HttpClient { tls }
     }
 
-    /// Sends a request without a body to `HOST:PORT`.
-    pub async fn send(
-        &self,
-        method: &Method,
-        address: &str,
-        path: &str,
-        token: Option<&Token>,
-        patience: Duration,
-    ) -> Result<Answer, HttpFailure> {
+    /// Sends a request to `HOST:PORT`.
+    pub async fn send(&self, address: &str, mut asked: Asked<'_>, patience: Duration) -> Result<Answer, HttpFailure> {
         let deadline = Instant::now() + patience;
-        let (mut address, mut path) = (address.to_string(), path.to_string());
+        let mut address = address.to_string();
         for _ in 0..=MAX_REDIRECTIONS {
             let stream = self.connect(&address, deadline).await.map_err(HttpFailure::NotSent)?;
-            let exchanged = timeout_at(deadline, exchange(stream, method, &address, &path, token)).await;
+            let exchanged = timeout_at(deadline, exchange(stream, &address, &asked)).await;
             let (answer, location) = match exchanged {
                 Ok(exchanged) => exchanged.map_err(HttpFailure::Silent)?,
                 Err(_) => return Err(HttpFailure::Silent(TOO_LATE.to_string())),
             };
             match location.filter(|_| answer.status.is_redirection()) {
                 None => return Ok(answer),
-                Some(location) => (address, path) = parts(&location).map_err(HttpFailure::Silent)?,
+                Some(location) => (address, asked.path) = parts(&location).map_err(HttpFailure::Silent)?,
             }
         }
         Err(HttpFailure::NotSent("the servers send the request on and on".to_string()))
@@ -91,17 +95,19 @@ const TOO_LATE: &str = "no answer in time";
 /// The answer, and where it sends the request on to.
 async fn exchange(
     stream: Box<dyn Stream>,
-    method: &Method,
     address: &str,
-    path: &str,
-    token: Option<&Token>,
+    asked: &Asked<'_>,
 ) -> Result<(Answer, Option<String>), String> {
+    let Asked { method, path, token, body } = asked;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| reason(&error))?;
     let mut request = Request::builder().method(method).uri(path).header(HOST, address).header(ACCEPT, "*/*");
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {}", token.reveal()));
     }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    if !body.is_empty() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    let request = request.body(Full::new(body.clone())).map_err(|error| error.to_string())?;
     let answering = async {
         let response = sender.send_request(request).await.map_err(|error| reason(&error))?;
         let (head, body) = response.into_parts();

@@ -22,6 +22,7 @@ mod family;
 mod http;
 mod import;
 mod logging;
+mod member;
 mod output;
 mod predecessor;
 mod range;
@@ -92,6 +93,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Failover(args) => on_one_thread()?.block_on(failover::run(args)),
+        Command::Member(args) => on_one_thread()?.block_on(member::run(args)),
+        Command::Join(args) => on_one_thread()?.block_on(member::join(args)),
         Command::Upgrade(args) => on_one_thread()?.block_on(upgrade::run(args)),
         Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
         Command::Auth(args) => on_one_thread()?.block_on(auth::run(args)),

@@ -95,6 +95,26 @@ impl AdminTarget {
     }
 }
 
+/// The addresses of the admin servers, for commands whose `--admin` is the address of a new member.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterTarget {
+    /// Admin HTTP addresses of the cluster; one is enough. [default: 127.0.0.1:9190]
+    #[arg(
+        long = "to",
+        value_name = "HOST:PORT[,…]",
+        env = "SYNODKV_ADMIN",
+        value_delimiter = ',',
+        help_heading = "Connection"
+    )]
+    given_cluster: Vec<String>,
+}
+
+impl From<ClusterTarget> for AdminTarget {
+    fn from(target: ClusterTarget) -> Self {
+        AdminTarget { given_admin: target.given_cluster }
+    }
+}
+
 fn choose(
     flag: &str,
     given: &[String],
