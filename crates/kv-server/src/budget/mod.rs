@@ -68,11 +68,15 @@ pub(crate) struct Shape {
     pub peers: u64,
 }
 
+/// The budget has room for at least this many peers of each replica.
+const FEWEST_PEERS: u64 = 2;
+
 impl Shape {
     fn of(config: &Config) -> Shape {
         let replicas = config.local_replica_ids().len() as u64;
-        let members = config.replication.replicas.len() as u64;
-        Shape { databases: replicas.max(1), replicas, peers: if replicas == 0 { 0 } else { members - 1 } }
+        // A cluster that begins with one member grows.
+        let peers = (config.replication.replicas.len() as u64 - 1).max(FEWEST_PEERS);
+        Shape { databases: replicas.max(1), replicas, peers: if replicas == 0 { 0 } else { peers } }
     }
 }
 

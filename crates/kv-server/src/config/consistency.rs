@@ -88,8 +88,11 @@ pub(super) fn check_addresses(
             listeners.push(Listener { key: key("admin"), process, address: &replica.admin });
         }
     }
-    if one_per_process && replication.replicas.len() > 1 {
-        refuse_unspecified(&listeners, &origin)?;
+    if one_per_process {
+        // A cluster with one member has nobody who would have to reach it.
+        if replication.replicas.len() > 1 {
+            refuse_unspecified(&listeners, &origin)?;
+        }
     } else {
         listeners.push(Listener { key: "server.thrift_addr".into(), process: None, address: &server.thrift_addr });
         listeners.push(Listener { key: "server.admin_addr".into(), process: None, address: &server.admin_addr });

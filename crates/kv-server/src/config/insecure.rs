@@ -18,7 +18,9 @@ impl Config {
             self.check_listener("server.admin_addr", &self.server.admin_addr, "admin.tls", admin.mode())?;
         }
         let replication = &self.replication;
-        let has_peers = self.mode == Mode::Replicated && replication.replicas.len() > 1;
+        // A single member may get peers while it runs.
+        let has_peers =
+            self.mode == Mode::Replicated && (replication.replicas.len() > 1 || replication.node_id.is_some());
         if replication.allow_insecure || !has_peers || replication.tls.is_some() {
             return Ok(());
         }

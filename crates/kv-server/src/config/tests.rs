@@ -160,6 +160,18 @@ fn a_list_of_processes_needs_a_node_id() {
 }
 
 #[test]
+fn a_list_may_have_one_replica() {
+    let entry =
+        "[[replication.replicas]]\nid = 0\npeer = \"127.0.0.1:1\"\nthrift = \"127.0.0.1:2\"\nadmin = \"127.0.0.1:3\"\n";
+    let config = case(entry).node_id(0).config();
+    assert_eq!((config.server.thrift_addr.port(), config.server.admin_addr.port()), (2, 3));
+    assert_eq!(config.replication.local_ids(), [0]);
+    let clash = entry.replace(":3", ":2");
+    case(&clash).node_id(0).fails_with(&["127.0.0.1:2", "server.thrift_addr"]);
+    case(&entry.replace(":1", ":2")).node_id(0).fails_with(&["taken by", "127.0.0.1:2"]);
+}
+
+#[test]
 fn a_list_without_addresses_of_its_own_means_all_replicas_in_this_process() {
     let entry = |id: u32, rest: &str| format!("[[replication.replicas]]\nid = {id}\npeer = \"a:{}\"\n{rest}", id + 1);
     let shared = "thrift = \"a:9090\"\nadmin = \"a:9190\"\n";

@@ -85,6 +85,7 @@ mod state;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod torn;
 mod window;
 
 pub use disk::{Disk, DiskFile};

@@ -41,20 +41,17 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 
 use super::disk::{Disk, DiskFile, failure};
-use super::format::{
-    BLOCK_BYTES, ENTRY_BYTES, GroupHeader, GroupPosition, HeaderFault, SECTOR_BYTES, blank_sectors, is_blank,
-};
+use super::format::{BLOCK_BYTES, ENTRY_BYTES, GroupHeader, GroupPosition, HeaderFault, is_blank};
 use super::index::{Bounds, GroupRef, LogIndex};
 use super::scan::{Group, Layout, scan};
 use super::segment::{file_name, number_of};
 use super::state::{LogState, LogTail, Segment};
+use super::torn::{damaged_entries, looks_torn, overwrite_blank_damage, rewrite};
 use super::window::Window;
 use crate::{Sequence, StorageError};
 
 /// The number of the first segment of every log.
 pub(super) const FIRST_SEGMENT: u64 = 1;
-/// The byte that fills blank sectors of damaged entries.
-const DAMAGE_FILL: u8 = 0xdd;
 
 /// A recovered log.
 pub(super) struct Recovery {
@@ -494,52 +491,6 @@ fn damaged(window: &Window, reason: &str) -> StorageError {
     StorageError::Damaged { path: window.path.clone(), reason: reason.to_owned() }
 }
 
-/// Whether the group may be the result of an interrupted write: a part of it is damaged, and a
-/// sector of that part is still blank.
-fn looks_torn(window: &mut Window, group: &Group) -> bool {
-    if unwritten(window, group).is_empty() {
-        return false;
-    }
-    // Version 1 doesn't record the number of blank sectors, so an entry of zeros looks as if it was
-    // never written.
-    let Some(context) = group.header.context else { return true };
-    let content = window.get(group.offset + SECTOR_BYTES as u64, group.header.group_bytes - SECTOR_BYTES as u64);
-    blank_sectors(content) > context.blank_sectors
-}
-
-/// The blank sectors in damaged parts of a group.
-fn unwritten(window: &mut Window, group: &Group) -> Vec<Range<u64>> {
-    let payload = group.offset + group.header.payload_offset();
-    let damaged: Vec<Range<u64>> = match &group.table {
-        None => std::iter::once(group.offset + SECTOR_BYTES as u64..payload + group.header.payload_bytes).collect(),
-        Some(_) => damaged_entries(window, group).into_iter().map(|(_, range)| range).collect(),
-    };
-    let mut unwritten = Vec::new();
-    for range in damaged {
-        let sectors = range.start / SECTOR_BYTES as u64..range.end.div_ceil(SECTOR_BYTES as u64);
-        for start in sectors.map(|sector| sector * SECTOR_BYTES as u64) {
-            if is_blank(window.get(start, SECTOR_BYTES as u64)) {
-                unwritten.push(range.start.max(start)..range.end.min(start + SECTOR_BYTES as u64));
-            }
-        }
-    }
-    unwritten
-}
-
-/// The damaged entries of a group: the index of each in the group, and its range in the file.
-fn damaged_entries(window: &mut Window, group: &Group) -> Vec<(usize, Range<u64>)> {
-    let mut offset = group.offset + group.header.payload_offset();
-    let mut damaged = Vec::new();
-    for (ordinal, entry) in group.table.iter().flat_map(|table| &table.entries).enumerate() {
-        let end = offset + u64::from(entry.length);
-        if !window.matches(offset, entry) {
-            damaged.push((ordinal, offset..end));
-        }
-        offset = end;
-    }
-    damaged
-}
-
 /// Zeroes a range outside of all groups where it isn't zero already. Returns whether anything was
 /// written.
 fn clear(file: &dyn DiskFile, window: &mut Window, range: Range<u64>) -> Result<bool, StorageError> {
@@ -591,30 +542,4 @@ pub(super) fn clear_around_marker(
 
 fn sync(file: &dyn DiskFile, window: &Window) -> Result<(), StorageError> {
     file.sync_data().map_err(|e| failure("syncing the log", window.path.clone(), e))
-}
-
-/// Overwrites blank sectors of a damaged group, so that it never looks torn again.
-fn overwrite_blank_damage(file: &dyn DiskFile, window: &mut Window, group: &Group) -> Result<(), StorageError> {
-    if !looks_torn(window, group) {
-        return Ok(());
-    }
-    for range in unwritten(window, group) {
-        let bytes = vec![DAMAGE_FILL; (range.end - range.start) as usize];
-        let written = file.write_at(&bytes, range.start);
-        written.map_err(|e| failure("marking damage in the log", window.path.clone(), e))?;
-    }
-    Ok(())
-}
-
-/// Writes a verified group again. Sectors that can't be read stay as they are.
-fn rewrite(file: &dyn DiskFile, window: &mut Window, group: &Group) -> Result<(), StorageError> {
-    let mut bytes = vec![0; group.header.group_bytes as usize];
-    let readable = file.read_at(&mut bytes, group.offset).is_ok();
-    for (position, sector) in bytes.chunks_mut(if readable { usize::MAX } else { SECTOR_BYTES }).enumerate() {
-        let offset = group.offset + (position * SECTOR_BYTES) as u64;
-        if readable || file.read_at(sector, offset).is_ok() {
-            file.write_at(sector, offset).map_err(|e| failure("writing the log", window.path.clone(), e))?;
-        }
-    }
-    Ok(())
 }
