@@ -43,6 +43,7 @@ pub struct Status {
     pub node_id: Option<u32>,
     pub primary: Option<u32>,
     pub view: Option<u64>,
+    pub epoch: Option<u64>,
     pub feature_level: Option<u32>,
     pub next_feature_level: Option<u32>,
     /// Why the level cannot be raised now.

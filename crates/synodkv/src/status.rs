@@ -142,6 +142,7 @@ fn show(status: &Status) -> String {
         format!("mode     {}", status.mode),
         format!("cluster  {}", or_dash(status.cluster_id.as_ref())),
         format!("primary  {primary}"),
+        format!("epoch    {}", or_dash(status.epoch)),
         format!("view     {}", or_dash(status.view)),
         format!("level    {}", show_level(status)),
         format!("families {}", status.column_families.join(", ")),

@@ -7,7 +7,7 @@ use kv_api::thrift::generated as wire;
 use kv_api::{KvError, Limits, Rows};
 
 use super::signed;
-use crate::cluster::{ClusterSnapshot, ReplicaStatus};
+use crate::cluster::{ClusterSnapshot, ReplicaStatus, Role};
 use crate::service_core::{Committed, DatabaseFigures, micros_since_1970};
 use crate::thrift_server::{ApplicationErrorKind, Method, ThriftException, ThriftReply};
 
@@ -244,10 +244,12 @@ pub(super) fn node_status(replica: &ReplicaStatus, primary: Option<u32>) -> wire
 
 pub(super) fn cluster_health(cluster: &ClusterSnapshot) -> wire::ClusterHealth {
     let status = |replica: &ReplicaStatus| node_status(replica, cluster.primary);
+    // A replica that was removed is nobody to ask.
+    let members = || cluster.replicas.iter().filter(|replica| replica.role != Role::Removed);
     wire::ClusterHealth {
-        nodes: cluster.replicas.iter().map(status).collect(),
+        nodes: members().map(status).collect(),
         healthy_nodes_count: i32::try_from(cluster.healthy_count()).unwrap_or(i32::MAX),
-        total_nodes_count: i32::try_from(cluster.replicas.len()).unwrap_or(i32::MAX),
+        total_nodes_count: i32::try_from(members().count()).unwrap_or(i32::MAX),
         leader: cluster.primary.and_then(|id| cluster.replica(id)).map(status),
         cluster_status: cluster.cluster_status().to_string(),
         current_term: signed(cluster.view),

@@ -17,6 +17,8 @@ use crate::order::OrderError;
 const CHANGE: &str = "change the members";
 /// A peer that has sent nothing for this long could not vote at once.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// How often to look whether the status shows a change.
+const STATUS_LOOK: Duration = Duration::from_millis(2);
 /// A replica that lacks no more entries than this has caught up, as far as reports tell.
 const CLOSE_ENTRIES: u64 = 2_000;
 
@@ -141,6 +143,13 @@ impl ReplicatedCluster {
         })
     }
 
+    /// Waits until the status, which lags some milliseconds behind, shows that epoch.
+    async fn wait_for_status(&self, epoch: Epoch, deadline: Instant) {
+        while self.reporter().consensus.status().core.epoch < epoch && Instant::now() < deadline {
+            tokio::time::sleep(STATUS_LOOK).await;
+        }
+    }
+
     fn explain_change(&self, error: ReconfigureError) -> OrderError {
         match error {
             ReconfigureError::NotPrimary { primary } => self.ask_the_primary(primary, CHANGE),
@@ -163,7 +172,10 @@ impl MemberControl for ReplicatedCluster {
         let change = self.completed(&wanted)?;
         let members = describe(&change.members);
         match self.to_be_ordered().consensus.reconfigure(change, deadline.into_std()).await {
-            Ok(epoch) => tracing::info!(epoch = epoch.0, members, "the members were changed, as requested"),
+            Ok(epoch) => {
+                tracing::info!(epoch = epoch.0, members, "the members were changed, as requested");
+                self.wait_for_status(epoch, deadline).await;
+            }
             // The answer to a repeated request whose first answer was lost.
             Err(ReconfigureError::Unchanged) => {}
             Err(error) => return Err(self.explain_change(error)),

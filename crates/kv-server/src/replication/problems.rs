@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use rsml::transport::{Trouble, TroubleKind};
-use rsml::{DivergedPeer, DriverStatus, FailureKind, ReplicaId, StalledThread, ThreadKind};
+use rsml::{
+    Configuration, ConfiguredMember, DivergedPeer, DriverStatus, Epoch, FailureKind, ReplicaId, StalledThread,
+    ThreadKind,
+};
 
 use super::members::Members;
 use crate::cluster::{ReplicaStatus, Role};
@@ -91,7 +94,20 @@ fn not_a_member(status: &DriverStatus) -> Option<Problem> {
              others have a cluster already, this one joins it without a vote as soon as one of them answers",
         ));
     }
-    (!status.core.is_voter).then(without_vote)
+    let (id, configuration) = (status.core.id, &status.core.configuration);
+    let is_removed = configuration.epoch > Epoch::FIRST && !configuration.members.contains_key(&id);
+    if is_removed {
+        return Some(removed(status.core.is_retired));
+    }
+    if status.core.is_voter { None } else { without_vote(configuration, id) }
+}
+
+fn removed(is_retired: bool) -> Problem {
+    let remedy = match is_retired {
+        true => "stop its server: the others can do without it. `synodkv member add` makes it a member again",
+        false => "wait until the others can do without it, and then stop its server",
+    };
+    Problem::new("removed", "it is no member of the cluster any more, and answers no requests", remedy)
 }
 
 /// A stalled thread or, reported sooner, a disk that does not answer.
@@ -171,12 +187,22 @@ fn after(kind: FailureKind) -> &'static str {
     }
 }
 
-fn without_vote() -> Problem {
-    Problem::new(
-        NO_VOTE,
-        "it is an observer without a vote: its disk is not one of those that the cluster was bootstrapped with",
-        "put its old directory back if that can be recovered as it was (see \"A lost disk\" in docs/OPERATIONS.md)",
-    )
+/// A replica has no vote although one might expect it to have one.
+fn without_vote(configuration: &Configuration, id: ReplicaId) -> Option<Problem> {
+    match configuration.members.get(&id) {
+        Some(ConfiguredMember::Observer { .. }) => None,
+        Some(ConfiguredMember::Voter { .. }) => Some(Problem::new(
+            NO_VOTE,
+            "it is an observer without a vote: its disk is another one than the one that votes under its id",
+            "wait: once it has caught up, the primary lets its disk vote by itself (from feature level 2 on, unless \
+             replication.readmit_replaced_disk = false). See \"A lost disk\" in docs/OPERATIONS.md",
+        )),
+        None => Some(Problem::new(
+            NO_VOTE,
+            "it is an observer without a vote: only the configuration files name it, and the cluster began without it",
+            "make it a member with `synodkv member add`, and let it vote with `synodkv member promote`",
+        )),
+    }
 }
 
 /// The problems of a replica in another process, as `seen_by` sees it, the most serious first. `up`
@@ -198,7 +224,7 @@ pub(super) fn of_peer(peer: &ReplicaStatus, seen_by: &DriverStatus, up: Duration
             found.push(disk_full());
         }
         if report.is_observer {
-            found.push(without_vote());
+            found.extend(without_vote(&seen_by.core.configuration, id));
         }
     }
     found.into_iter().map(|problem| problem.of_replica(peer.id)).collect()
@@ -262,7 +288,9 @@ pub(super) fn of_cluster(members: &Members, replicas: &[ReplicaStatus], is_boots
     }
     let missing = |replica: &ReplicaStatus| match replica.role {
         _ if !replica.reachable => Some(format!("replica {} is silent", replica.id)),
-        Role::Observer => Some(format!("replica {} has no vote, because its disk is another one", replica.id)),
+        Role::Observer if members.get(replica.id).is_some_and(|member| member.votes) => {
+            Some(format!("replica {} has no vote, because its disk is another one", replica.id))
+        }
         _ => None,
     };
     let missing: Vec<String> = replicas.iter().filter_map(missing).collect();

@@ -43,7 +43,7 @@ const COUNTERS: [Figure; 14] = [
     }),
 ];
 
-const GAUGES: [Figure; 15] = [
+const GAUGES: [Figure; 19] = [
     ("synodkv_feature_level", "The feature level that the database has applied.", |s| {
         u64::from(s.core.feature_level.0)
     }),
@@ -51,6 +51,10 @@ const GAUGES: [Figure; 15] = [
         u64::from(s.core.levels.highest.0)
     }),
     ("synodkv_view", "The view promised.", |s| s.core.view.0),
+    ("synodkv_epoch", "The epoch of the members under which this replica acts.", |s| s.core.epoch.0),
+    ("synodkv_voters", "Members that vote in that epoch.", |s| s.core.configuration.voters().count() as u64),
+    ("synodkv_members", "Members in that epoch.", |s| s.core.configuration.members.len() as u64),
+    ("synodkv_is_voter", "1 while the disk of this replica votes.", |s| u64::from(s.core.is_voter)),
     ("synodkv_is_primary", "1 on the primary.", |s| u64::from(s.core.role == "primary")),
     ("synodkv_is_catching_up", "1 while this replica receives a copy of another's database.", |s| {
         u64::from(s.core.is_catching_up)

@@ -110,6 +110,14 @@ impl ConsensusRouter {
             return format!("replica {} has stopped: {reason}", status.core.id);
         }
         let (members, waited_ms) = (self.local.members(), waited.as_millis());
+        if status.core.epoch > rsml::Epoch::FIRST && members.get(u32::from(status.core.id.0)).is_none() {
+            let reached: Vec<&str> = members.iter().map(|member| member.thrift.as_str()).collect();
+            return format!(
+                "replica {} is no member of the cluster any more: ask the members, at {}",
+                status.core.id,
+                reached.join(", ")
+            );
+        }
         let (replicas, majority) = (members.count(), members.majority());
         if status.core.cluster_id == rsml::ClusterId::NONE {
             return format!(
