@@ -100,11 +100,14 @@ impl Cluster {
             let place = self.any_node();
             let id = ReplicaId(place as u8);
             let disk = self.nodes[place].log.ledger.promised().disk_id;
+            // Replicas announce others, so the primary corrects them.
+            let addresses =
+                |known| if known { Addresses::of_peer(format!("replica-{place}")) } else { Addresses::default() };
             match self.random.below(4) {
                 0 => _ = members.remove(&id),
-                1 => _ = members.insert(id, ConfiguredMember::Observer { addresses: Addresses::default() }),
+                1 => _ = members.insert(id, ConfiguredMember::Observer { addresses: addresses(self.faults.moves) }),
                 _ if disk == DiskId::default() => {}
-                _ => _ = members.insert(id, ConfiguredMember::voter(disk)),
+                _ => _ = members.insert(id, ConfiguredMember::voter(disk).at(addresses(self.faults.moves))),
             }
         }
         members

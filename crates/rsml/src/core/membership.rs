@@ -70,8 +70,8 @@ impl Membership {
         self.refresh();
     }
 
-    /// Notes where `replica` is reached, as it says itself. That comes before everything else that
-    /// is known of its addresses. One that this replica does not talk to is not added.
+    /// Notes where `replica` is reached, as it says itself. One that this replica does not talk to
+    /// is not added.
     pub(super) fn announce(&mut self, replica: ReplicaId, addresses: &Addresses) {
         if self.announced.get(&replica) != Some(addresses) && self.contacts().contains_key(&replica) {
             self.announced.insert(replica, addresses.clone());
@@ -80,22 +80,29 @@ impl Membership {
         }
     }
 
-    /// Where `replica` is reached as it says itself, if that differs from what the configuration
-    /// says, or else the settings.
+    /// Where `replica` is reached as it says itself, if the configuration says something else.
     pub(super) fn moved_to(&self, replica: ReplicaId) -> Option<&Addresses> {
-        self.announced.get(&replica).filter(|announced| **announced != self.settled(replica))
+        let configured = self.configured(replica)?;
+        self.announced.get(&replica).filter(|announced| *announced != configured)
     }
 
-    /// Where `replica` is reached, as far as that is known here.
+    /// Where `replica` is reached, as far as that is known here. Once the configuration has its
+    /// addresses, they are data, and what the replica says itself comes first. Until then the
+    /// settings decide: they may name addresses that are good for this replica alone.
     pub fn addresses(&self, replica: ReplicaId) -> Addresses {
-        self.announced.get(&replica).cloned().unwrap_or_else(|| self.settled(replica))
+        let announced = || self.announced.get(&replica);
+        let named = || self.named.get(&replica).filter(|named| !named.is_empty());
+        let known = match self.configured(replica) {
+            Some(configured) => announced().or(Some(configured)),
+            None => named().or_else(announced),
+        };
+        known.cloned().unwrap_or_default()
     }
 
-    /// The addresses in the configuration, or else in the settings.
-    fn settled(&self, replica: ReplicaId) -> Addresses {
-        let configured = self.configuration.members.get(&replica).map(|member| member.addresses().clone());
-        let named = || self.named.get(&replica).cloned().unwrap_or_default();
-        configured.filter(|addresses| !addresses.is_empty()).unwrap_or_else(named)
+    /// The addresses in the configuration.
+    fn configured(&self, replica: ReplicaId) -> Option<&Addresses> {
+        let member = self.configuration.members.get(&replica)?;
+        Some(member.addresses()).filter(|addresses| !addresses.is_empty())
     }
 
     /// Takes over the members of `configuration`.
@@ -132,18 +139,17 @@ impl Membership {
     /// that it heard of and those that the settings name; without this one. Each with its address,
     /// as far as that is known here.
     pub fn contacts(&self) -> BTreeMap<ReplicaId, Option<PeerAddress>> {
-        let named = self.named.iter().map(|(id, addresses)| (*id, addresses.peer_address()));
-        let mut contacts: BTreeMap<_, _> = named.collect();
-        for (id, address) in self.others.iter().chain(&self.members) {
-            match address {
-                Some(_) => _ = contacts.insert(*id, address.clone()),
-                None => _ = contacts.entry(*id).or_default(),
+        let named = self.named.keys().map(|id| (*id, None));
+        let mut contacts: BTreeMap<_, _> = named.chain(self.others.clone()).collect();
+        contacts.extend(self.members.keys().map(|id| (*id, None)));
+        for (id, address) in &mut contacts {
+            if let Some(known) = self.addresses(*id).peer_address() {
+                *address = Some(known);
             }
         }
-        for (id, addresses) in &self.announced {
-            if let (Some(known), Some(address)) = (contacts.get_mut(id), addresses.peer_address()) {
-                *known = Some(address);
-            }
+        for (id, address) in &self.others {
+            let contact = contacts.entry(*id).or_default();
+            *contact = contact.take().or_else(|| address.clone());
         }
         contacts.remove(&self.me);
         contacts
@@ -331,26 +337,32 @@ mod tests {
     }
 
     #[test]
-    fn what_a_replica_says_of_its_own_addresses_comes_first_and_is_settled_by_a_configuration() {
+    fn settings_decide_until_addresses_are_data_and_then_each_replica_for_itself() {
         let mut membership = of_three();
         membership.set_addresses(ReplicaId(2), Addresses::of_peer("settings:1"));
         membership.adopt(&configuration(&[0, 1, 2]));
-        let (same, other) = (Addresses::of_peer("settings:1"), Addresses::of_peer("other:1"));
-        membership.announce(ReplicaId(2), &same);
-        assert_eq!(membership.moved_to(ReplicaId(2)), None, "that is what the settings say");
-        let before = membership.revision();
-        membership.announce(ReplicaId(2), &other);
-        membership.announce(ReplicaId(9), &other);
-        assert!(membership.revision() > before);
-        assert_eq!(membership.moved_to(ReplicaId(2)), Some(&other));
-        assert_eq!(membership.contacts()[&ReplicaId(2)], Some("other:1".into()));
+        let (old, new) = (Addresses::of_peer("old:1"), Addresses::of_peer("new:1"));
+        membership.announce(ReplicaId(2), &new);
+        membership.announce(ReplicaId(0), &new);
+        membership.announce(ReplicaId(9), &new);
+        assert_eq!(membership.moved_to(ReplicaId(2)), None, "the settings may be good for this replica alone");
+        assert_eq!(membership.contacts()[&ReplicaId(2)], Some("settings:1".into()));
+        assert_eq!(membership.contacts()[&ReplicaId(0)], Some("new:1".into()), "they say nothing of it");
         assert_eq!(membership.contacts().len(), 2, "a stranger is not added");
-        let mut settled = configuration(&[0, 1, 2]);
-        let moved = settled.members[&ReplicaId(2)].at(other.clone());
-        settled.members.insert(ReplicaId(2), moved);
-        membership.adopt(&Configuration { epoch: Epoch(2), ..settled });
+        let with_address = |epoch, addresses: &Addresses| {
+            let mut settled = Configuration { epoch: Epoch(epoch), ..configuration(&[0, 1, 2]) };
+            let member = settled.members[&ReplicaId(2)].at(addresses.clone());
+            settled.members.insert(ReplicaId(2), member);
+            settled
+        };
+        let before = membership.revision();
+        membership.adopt(&with_address(2, &old));
+        assert!(membership.revision() > before);
+        assert_eq!(membership.moved_to(ReplicaId(2)), Some(&new), "now the addresses are data");
+        assert_eq!(membership.contacts()[&ReplicaId(2)], Some("new:1".into()));
+        membership.adopt(&with_address(3, &new));
         assert_eq!(membership.moved_to(ReplicaId(2)), None);
-        assert_eq!(membership.addresses(ReplicaId(2)), other);
+        assert_eq!(membership.addresses(ReplicaId(2)), new);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Settings {
     pub tls: bool,
     /// How long versions stay readable.
     pub readable_window_ms: u64,
+    /// A replica that came back with an empty disk votes again by itself.
+    pub readmits: bool,
 }
 
 impl Default for Settings {
@@ -39,6 +41,7 @@ impl Default for Settings {
             isolation: LinkState::Closed,
             tls: false,
             readable_window_ms: 60_000,
+            readmits: true,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Epochs: when a replica enters the next one, and what it does and does not do before and after.
 
 use super::*;
-use crate::configuration::{Addresses, ConfiguredMember, Members, Reconfigure};
+use crate::configuration::{Addresses, Configuration, ConfiguredMember, Members, Reconfigure};
 use crate::core::{MemberChange, ReconfigureError, ReconfigureId, RequestId, Unready};
 use crate::message::{Committed, CommittedRequest, Ended, PreVote, Prepare};
 
@@ -416,9 +416,19 @@ fn a_replaced_disk_does_not_vote_unless_that_is_wanted_or_before_it_has_caught_u
     assert_eq!(lone.last(), last, "it holds nothing");
 }
 
+/// The members of its epoch, of which replica 2 is reached there.
+fn with_two_at(addresses: &Addresses) -> Members {
+    let mut members = members(&[ME, ONE, TWO]);
+    members.insert(TWO, ConfiguredMember::voter(disk(TWO)).at(addresses.clone()));
+    members
+}
+
 #[test]
 fn the_primary_seals_the_addresses_that_a_member_says_it_has() {
     let (mut lone, led) = leading();
+    let old = Addresses::of_peer("old:1");
+    let settled = Configuration { epoch: Epoch::FIRST, since: Sequence(1), members: with_two_at(&old) };
+    lone.replica.membership.adopt(&settled);
     let last = lone.last();
     let moved = Addresses { peer: "elsewhere:1".into(), clients: vec!["elsewhere:2".into()] };
     let says = |addresses: &Addresses| {
@@ -438,9 +448,7 @@ fn the_primary_seals_the_addresses_that_a_member_says_it_has() {
     all_follow(&mut lone, led, now + 1_000_000, disk(TWO));
     assert_eq!(lone.last(), last + 1, "the seal");
     let value = lone.replica.value_at(Sequence(last + 1)).expect("in memory");
-    let mut expected = members(&[ME, ONE, TWO]);
-    expected.insert(TWO, ConfiguredMember::voter(disk(TWO)).at(moved));
-    assert_eq!(value.reconfigure, Some(Reconfigure::new(SECOND, &expected)));
+    assert_eq!(value.reconfigure, Some(Reconfigure::new(SECOND, &with_two_at(&moved))));
 }
 
 #[test]

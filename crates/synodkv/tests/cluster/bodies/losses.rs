@@ -16,7 +16,8 @@ use crate::waiting::eventually;
 
 on_clusters! {
     a_replica_that_was_away_for_too_long_gets_a_copy_of_a_database(short_log()): in_memory, processes;
-    a_replaced_disk_learns_and_does_not_vote(short_log().refusing_soon()): processes;
+    a_replaced_disk_votes_again_once_it_has_caught_up(short_log()): processes;
+    a_replaced_disk_learns_and_does_not_vote_before_it_may(without_readmission().refusing_soon()): processes;
     a_damaged_log_is_mended_from_the_others(Settings::default()): processes;
     a_damaged_database_is_rebuilt_from_another(short_log()): processes;
 }
@@ -24,6 +25,10 @@ on_clusters! {
 /// Logs are trimmed after a few megabytes, even if a replica still needs them.
 fn short_log() -> Settings {
     Settings { write_buffer_mb: 8, short_log: true, ..Settings::default() }
+}
+
+fn without_readmission() -> Settings {
+    Settings { readmits: false, ..Settings::default() }
 }
 
 const ROWS_PER_ROUND: u64 = 20;
@@ -92,27 +97,55 @@ async fn a_replica_that_was_away_for_too_long_gets_a_copy_of_a_database<C: TestC
     assert_eq!(cluster.assert_replicas_agree().await, (rounds + 1) * ROWS_PER_ROUND);
 }
 
-async fn a_replaced_disk_learns_and_does_not_vote(cluster: &mut ProcessTestCluster) {
+async fn a_replaced_disk_votes_again_once_it_has_caught_up(cluster: &mut ProcessTestCluster) {
     let replaced = (cluster.primary().await + 1) % cluster.servers();
-    let client = cluster.client_of_all((replaced + 1) % cluster.servers()).await;
+    let [voter, last] = [1, 2].map(|step| (replaced + step) % cluster.servers());
+    let client = cluster.client_of_all(voter).await;
     cluster.kill(replaced).await;
     let rounds = outrun(cluster, &client, 0, replaced).await;
     cluster.restart_empty(replaced).await;
     assert_eq!(cluster.assert_replicas_agree().await, rounds * ROWS_PER_ROUND);
+    eventually("the new disk votes", async || {
+        for server in 0..cluster.servers() {
+            let status = cluster.status(server).await?;
+            if status["replicas"][replaced]["role"] == "learner" || status["epoch"] != 2 {
+                return Err(format!("as server {server} sees it: {status}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    // It makes up a majority with one of the others.
+    cluster.kill(last).await;
+    write(&cluster.client(voter).await, rounds).await;
+    cluster.kill(voter).await;
+    cluster.restart(last).await;
+    write(&cluster.client(replaced).await, rounds + 1).await;
+    cluster.restart(voter).await;
+    assert_eq!(cluster.assert_replicas_agree().await, (rounds + 2) * ROWS_PER_ROUND);
+}
+
+async fn a_replaced_disk_learns_and_does_not_vote_before_it_may(cluster: &mut ProcessTestCluster) {
+    let replaced = (cluster.primary().await + 1) % cluster.servers();
+    let [voter, last] = [1, 2].map(|step| (replaced + step) % cluster.servers());
+    let client = cluster.client_of_all(voter).await;
+    write(&client, 0).await;
+    cluster.kill(replaced).await;
+    cluster.restart_empty(replaced).await;
+    assert_eq!(cluster.assert_replicas_agree().await, ROWS_PER_ROUND);
     for server in 0..cluster.servers() {
         let status = cluster.status(server).await.expect("the status");
         assert_eq!(status["replicas"][replaced]["role"], "learner", "as server {server} sees it: {status}");
         assert_eq!(status["replicas"][replaced]["observer"], true, "as server {server} sees it: {status}");
     }
     // One of the two voting replicas is not a majority, with or without the observer.
-    let [voter, last] = [1, 2].map(|step| (replaced + step) % cluster.servers());
     cluster.kill(last).await;
     let alone = cluster.client(voter).await;
     let refused = alone.set(KeyRef::new("without a majority"), "value").await;
     assert!(refused.is_err(), "a write was acknowledged by one voter and an observer");
     cluster.restart(last).await;
     cluster.ready().await;
-    write(&client, rounds).await;
+    write(&client, 1).await;
 }
 
 fn files_below(folder: &Path, ending: &str) -> Vec<PathBuf> {

@@ -41,7 +41,8 @@ pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], d
          write_buffer_mb = {}\n\
          block_cache_mb = 8\n\
          [replication]\n\
-         wal_segment_mb = 1\n",
+         wal_segment_mb = 1\n\
+         readmit_replaced_disk = {}\n",
         listen.thrift,
         listen.admin,
         settings.request_timeout_ms,
@@ -50,6 +51,7 @@ pub fn configuration(settings: &Settings, listen: &Member, members: &[Member], d
         ENGINE,
         settings.readable_window_ms,
         settings.write_buffer_mb,
+        settings.readmits,
     );
     if settings.short_log {
         text += "log_keep_mb = 3\nlog_flush_mb = 1\n";
