@@ -96,7 +96,7 @@ pub struct WantedMembers {
 /// One thing that a change needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What has to be so.
+    /// The condition.
     pub name: &'static str,
     /// Whether it is.
     pub ok: bool,
@@ -115,6 +115,6 @@ pub trait MemberControl: Send + Sync + 'static {
     /// Replaces the members. Returns them once this server acts under them.
     async fn change(&self, wanted: WantedMembers, deadline: Instant) -> Result<MembersView, OrderError>;
 
-    /// What that change would need. Changes nothing.
+    /// The conditions of that change. Changes nothing.
     async fn check(&self, wanted: WantedMembers) -> Result<Vec<Check>, OrderError>;
 }

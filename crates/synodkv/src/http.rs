@@ -37,7 +37,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// What is asked of a server.
+/// A request.
 #[derive(Clone, Debug)]
 pub struct Asked<'a> {
     pub method: Method,

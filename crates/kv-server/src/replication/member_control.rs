@@ -13,7 +13,7 @@ use crate::config::Address;
 use crate::membership::{Check, MemberControl, MemberRole, MemberView, MembersView, WantedMember, WantedMembers};
 use crate::order::OrderError;
 
-/// What only the primary can do for a change.
+/// The order that only the primary can follow.
 const CHANGE: &str = "change the members";
 /// A peer that has sent nothing for this long could not vote at once.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);

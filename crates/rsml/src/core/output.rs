@@ -110,7 +110,7 @@ pub struct Outputs {
     /// Changes of the members that have ended: the epoch that has begun with the members asked for,
     /// or why it has not.
     pub reconfigured: Vec<(ReconfigureId, Result<Epoch, ReconfigureError>)>,
-    /// What changes of the members need that callers asked about.
+    /// The preconditions of changes of the members that callers asked about.
     pub checked: Vec<(ReconfigureId, Vec<Precondition>)>,
     /// A peer has applied a feature level that this program does not execute, so this replica cannot
     /// follow any further: it must stop.

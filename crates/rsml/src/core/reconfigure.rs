@@ -145,7 +145,7 @@ pub struct MemberChange {
 /// One thing that a change of the members needs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Precondition {
-    /// What has to be so.
+    /// The condition.
     pub name: &'static str,
     /// Whether it is, or why not.
     pub result: Result<(), ReconfigureError>,

@@ -23,7 +23,7 @@ const ATTEMPT_INTERVAL_US: u64 = 1_000_000;
 /// place: two processes that run under one number by mistake must not take turns as voters.
 const SILENT_US: u64 = 5_000_000;
 
-/// What a replica knows for such changes.
+/// Facts that such changes need.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Upkeep {
     /// Since when this primary has heard only from this disk under that number, which is not the

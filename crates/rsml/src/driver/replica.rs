@@ -260,7 +260,7 @@ impl ConsensusReplica {
         self.shared().membership()
     }
 
-    /// What this change of the members needs, and whether that is so now. Changes nothing.
+    /// The conditions of this change of the members, and which of them hold now. Changes nothing.
     ///
     /// # Errors
     /// The replica has stopped.

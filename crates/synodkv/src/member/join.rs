@@ -20,7 +20,7 @@ pub async fn join(args: JoinArgs) -> Result<ExitCode, Failure> {
     let id = place.id;
     let operator = Operator { client: AdminClient::new()?, target: target.into() };
     let change = Change { format, dry_run: false, force: false, wait_seconds: 0 };
-    let members = operator.carry_out(&adding(place), &change).await?;
+    let members = operator.make(&adding(place), &change).await?;
     let text = configuration(&members, id, &data_dir);
     write_new(&config, &text).map_err(|error| {
         Failure::Unsure(format!(

@@ -23,7 +23,7 @@ use crate::targets::AdminTarget;
 
 /// How often to look whether new voters have caught up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// How often a change is made anew, if another one comes between.
+/// How often a change is made again, if another one comes between.
 const ATTEMPTS: usize = 4;
 /// A change that the cluster cannot make at this moment is tried again after this time.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -61,9 +61,9 @@ pub async fn run(args: MemberArgs) -> Result<ExitCode, Failure> {
     if change.dry_run {
         return client.dry_run(&plan, change.format).await;
     }
-    let mut members = client.carry_out(&plan, &change).await?;
+    let mut members = client.make(&plan, &change).await?;
     if let (true, Plan::Add { id, .. }) = (is_voter, &plan) {
-        members = client.carry_out(&Plan::Promote(vec![*id]), &change).await?;
+        members = client.make(&Plan::Promote(vec![*id]), &change).await?;
     }
     output::done(change.format, &members, &format!("{}\n{}", show(&members), next_step(&plan, &members)).trim_end())
 }
@@ -95,7 +95,7 @@ impl Operator {
     }
 
     /// Makes the change, and returns the members after it.
-    async fn carry_out(&self, plan: &Plan, change: &Change) -> Result<Members, Failure> {
+    async fn make(&self, plan: &Plan, change: &Change) -> Result<Members, Failure> {
         let give_up_at = Instant::now() + Duration::from_secs(change.wait_seconds);
         if !change.force {
             self.wait_until_ready(plan, give_up_at).await?;
