@@ -102,6 +102,21 @@ impl Server {
         server
     }
 
+    /// A server that was never started, with a configuration file that is there already.
+    pub fn with_config(config: &Path, thrift: &str, admin: &str, data_dir: &Path) -> Server {
+        let setup = Setup::default().env("SYNODKV_STORAGE_ENGINE", ENGINE);
+        Server {
+            thrift: thrift.to_string(),
+            admin: admin.to_string(),
+            data_dir: data_dir.to_path_buf(),
+            config: config.to_path_buf(),
+            log: config.with_extension("log"),
+            setup,
+            child: None,
+            _folder: None,
+        }
+    }
+
     fn at(folder: &Path, name: &str, thrift: &str, admin: &str, toml: &str, setup: Setup) -> Server {
         let config = folder.join(format!("{name}.toml"));
         std::fs::write(&config, merge_sections(&format!("{toml}{}", setup.more_toml))).expect("a configuration");
@@ -284,7 +299,7 @@ pub struct Cluster {
     /// Their peer addresses.
     pub peers: Vec<String>,
     /// Removed with the cluster.
-    _folder: TempDir,
+    pub folder: TempDir,
 }
 
 impl Cluster {
@@ -320,7 +335,7 @@ impl Cluster {
                 format!("mode = \"replicated\"\n[replication]\nnode_id = {id}\nwal_segment_mb = 1\n{storage}{members}");
             Server::at(folder.path(), &name, thrift, admin, &toml, setup.clone())
         });
-        Cluster { servers: servers.collect(), peers, _folder: folder }
+        Cluster { servers: servers.collect(), peers, folder }
     }
 
     /// Waits until every running replica serves linearizable reads.

@@ -20,6 +20,7 @@ mod data;
 mod health;
 mod limits;
 mod logging;
+mod members;
 mod network;
 #[cfg(feature = "rocksdb")]
 mod power;
