@@ -129,7 +129,7 @@ fn a_wrong_configuration_exits_with_2_and_opens_nothing() {
         (good.replace("wal_segment_mb = 1", "wal_segment_mb = \"big\""), &["replication.wal_segment_mb", "big"]),
         (good.replace("wal_segment_mb = 1", "heartbeat_ms = 900"), &["election_timeout_min_ms", "heartbeat_ms", "900"]),
         (good.replace("id = 2", "id = 1"), &["replication.replicas[2].id", "1", "unique"]),
-        (good.replace("id = 2", "id = 7"), &["replication.replicas[2].id", "7", "0 to 2"]),
+        (good.replace("id = 2", "id = 300"), &["replication.replicas[2].id", "300", "0 to 254"]),
         (good.replace(&members[2].peer, peer), &["replication.replicas[2].peer", peer, "same peer"]),
         (good.replace(peer, "nowhere"), &["replication.replicas[1].peer", "nowhere", "HOST:PORT"]),
         (good.replace("[storage]", "[storage"), &["synodkv.toml"]),
