@@ -369,7 +369,8 @@ fn a_replica_list_is_checked() {
     };
     assert_eq!(load(&[entry(0, "a:1")]).config().local_replica_ids(), [0]);
     load(&[entry(0, "a:1"), entry(0, "a:2")]).fails_with(&["replicas[1].id = 0", "unique"]);
-    load(&[entry(1, "a:1"), entry(2, "a:2")]).fails_with(&["replicas[1].id = 2", "0 to 1"]);
+    assert_eq!(load(&[entry(1, "a:1"), entry(7, "a:2")]).config().local_replica_ids(), [1, 7]);
+    load(&[entry(0, "a:1"), entry(255, "a:2")]).fails_with(&["replicas[1].id = 255", "0 to 254"]);
     load(&[entry(0, "a:1"), entry(1, "a:1")]).fails_with(&["replicas[1].peer = a:1", "same peer"]);
     let eight: Vec<String> = (0..8).map(|id| entry(id, &format!("a:{id}"))).collect();
     load(&eight).fails_with(&["8 entries", "1 to 7"]);
