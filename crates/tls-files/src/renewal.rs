@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use crate::certificates::{self, Validity};
 use crate::files::{Contents, FileError, Fingerprint, Stamps, TlsFile};
 
+/// How long a connection waits for the files to be read by another one.
+const READ_PATIENCE: Duration = Duration::from_millis(100);
 /// Unchanged files that could not be used are tried again after this time: a certificate may have
 /// become valid since.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -127,9 +129,11 @@ impl<S: Source> Renewed<S> {
     /// The configuration for the present contents of the files, or for the last contents that could
     /// be used. Looks at the files on tokio's blocking threads.
     pub async fn current(self: &Arc<Self>) -> S::Built {
-        // A disk that hangs must block only one thread and delay only one connection. Until that
-        // read returns, later connections use the configuration that was built last.
-        let Ok(reading) = self.reading.clone().try_lock_owned() else { return self.in_use().built };
+        // A disk that hangs must block only one thread, and delay only one connection for long. The
+        // others wait a moment for that read, which usually takes far less, and then use the
+        // configuration that was built last.
+        let reading = tokio::time::timeout(READ_PATIENCE, self.reading.clone().lock_owned()).await;
+        let Ok(reading) = reading else { return self.in_use().built };
         let renewed = self.clone();
         let read = tokio::task::spawn_blocking(move || {
             let _until_read = reading;
