@@ -39,7 +39,7 @@ impl Founding {
     /// The database belongs to this sequence, and the log begins after it.
     pub const SEQUENCE: Sequence = Sequence(2);
 
-    /// What the executor must store with the database, as if it had just applied everything through
+    /// The state that the executor must store with the database, as if it had just applied everything through
     /// [`Founding::SEQUENCE`].
     pub fn state(&self) -> SealedState {
         let birth = BirthRecord::new(self.cluster_id, &[(self.voter, self.disk_id)].into());

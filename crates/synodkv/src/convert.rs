@@ -16,7 +16,7 @@ use crate::usage::{epilogue, whole_number};
 /// Turn the data directory of a stopped server into that of another kind of server.
 ///
 /// `--to replicated` makes a cluster with one member of a standalone server: with all rows,
-/// versions, families, users, and results of earlier commits; versions go on where they were. The
+/// versions, families, users, and results of earlier commits; versions continue where they were. The
 /// cluster then grows by `synodkv member add`. `--to standalone` is the way back, for a cluster with
 /// one member. `--split` makes one directory for each replica of a server that ran several of them
 /// in one process.
@@ -86,7 +86,7 @@ pub enum Target {
 struct Document {
     /// Whether the directory has its new form now.
     converted: bool,
-    /// What the directory is then.
+    /// The state of the directory then.
     result: String,
     checks: Vec<Check>,
     /// The steps that were taken, or would be.

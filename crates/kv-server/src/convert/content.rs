@@ -1,4 +1,4 @@
-//! What a database must still hold after a conversion.
+//! A check that a database still holds everything after a conversion.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl Content {
     }
 
     /// # Errors
-    /// The two differ: then the conversion must not go on.
+    /// The two differ: then the conversion must end here.
     pub fn check(&self, other: &Content) -> Result<(), ConvertError> {
         match self == other {
             true => Ok(()),

@@ -21,7 +21,7 @@ mod checks;
 mod content;
 mod note;
 mod split;
-#[cfg(test)]
+#[cfg(all(test, feature = "rocksdb"))]
 mod tests;
 mod to_replicated;
 mod to_standalone;
@@ -39,7 +39,7 @@ use crate::config::Config;
 use crate::data_dir::DataDirError;
 use crate::error::ServerError;
 
-/// What to make of a data directory.
+/// A change of a data directory's form.
 #[derive(Clone, Debug)]
 pub enum Conversion {
     /// Of a standalone server's: that of the one member of a new cluster. The configuration says
@@ -91,15 +91,15 @@ impl From<KvError> for ConvertError {
 /// A precondition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What must be so.
+    /// The condition, as a statement.
     pub what: String,
-    /// What is not so, and what helps; `None` if the precondition is met.
+    /// The fault and its remedy; `None` if the precondition is met.
     pub obstacle: Option<String>,
 }
 
 /// One step of a conversion.
 pub struct Step {
-    /// What it does.
+    /// Its effect, for people.
     pub text: String,
     run: Box<dyn FnOnce() -> Result<(), ConvertError>>,
 }
@@ -120,13 +120,13 @@ impl Step {
     }
 }
 
-/// What a conversion needs and does, found out without changing anything.
+/// The needs and effects of a conversion, found out without changing anything.
 pub struct Plan {
     /// The preconditions that can be checked beforehand.
     pub checks: Vec<Check>,
     /// The steps, in order. None if the directory has the new form already.
     pub steps: Vec<Step>,
-    /// What the directory is in the end.
+    /// The state of the directory in the end.
     pub result: String,
 }
 

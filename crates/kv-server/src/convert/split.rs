@@ -66,7 +66,7 @@ fn whose_data(identity: &Identity, ids: &[u32], root: &Path) -> Check {
     })
 }
 
-/// A split goes on with the directory with which it was begun.
+/// A split is finished with the directory with which it was begun.
 fn is_same_place(root: &Path, out: &Path, is_begun: bool) -> Result<Option<Check>, ConvertError> {
     let Some(Note::Split(begun)) = Note::read(root)?.filter(|_| is_begun) else { return Ok(None) };
     Ok(Some(check("the directory is the one with which the split was begun", begun == out, || {

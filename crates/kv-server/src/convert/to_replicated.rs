@@ -18,7 +18,7 @@ use crate::manager::{plan_budget, shared_resources};
 use crate::mode::Mode;
 use crate::replication::{open_log, random};
 
-/// Room beside the first file of the log: the last writes in tables, and lists of files.
+/// Room in addition to the first file of the log: the last writes in tables, and lists of files.
 const ROOM_FOR_TABLES: u64 = 64 << 20;
 
 pub(super) fn plan(config: Config) -> Result<Plan, ConvertError> {
@@ -99,7 +99,7 @@ fn is_listed(config: &Config, id: u32) -> Check {
     })
 }
 
-/// What the steps have made so far.
+/// The results of the steps so far.
 struct Bench {
     config: Config,
     root: PathBuf,

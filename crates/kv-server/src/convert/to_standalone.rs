@@ -108,7 +108,7 @@ fn is_alone(config: &Config, id: u32) -> Check {
     })
 }
 
-/// What the steps have made so far.
+/// The results of the steps so far.
 struct Bench {
     config: Config,
     root: PathBuf,

@@ -1,5 +1,5 @@
-//! What a database gives and needs when it goes over from one server to another: from a standalone
-//! one to a replica, or back. The database itself is the same in both: who decides versions, times
+//! The way of a database from one kind of server to another: from a standalone one to a replica, or
+//! back. The database itself is the same in both: who decides versions, times
 //! and idempotency ids is the state machine, whose records go along with the rows. Only the state
 //! blob of the replication layer comes or goes.
 
