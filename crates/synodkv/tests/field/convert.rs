@@ -1,16 +1,19 @@
 //! Tests of `synodkv convert` under `kill -9` and losses of power: the data directory always has a
 //! form that a server opens, with every write that was acknowledged.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kv_server::convert::{Conversion, plan};
 use kv_server::{Config, Environment, Overrides};
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::harness::{PROGRAM, Server, Setup, assert_exit, run, text};
+use crate::harness::{PROGRAM, Server, Setup, assert_exit, http_get, run, text};
+use crate::ports::free_address;
 use crate::power::{Power, Told, check, write_until};
+use crate::waiting::eventually;
 
 const BOTH: [&str; 2] = ["replicated", "standalone"];
 
@@ -147,6 +150,141 @@ fn a_conversion_that_is_killed_at_any_moment_is_finished_by_the_next_one() {
         eprintln!("{kills} kills");
         assert!(kills > 20, "only {kills} kills");
     });
+}
+
+/// Three replicas in one process, and later in one process each, on ports that stay the same.
+struct Trio {
+    folder: TempDir,
+    config: PathBuf,
+    addresses: Vec<[String; 3]>,
+}
+
+impl Trio {
+    fn new() -> Trio {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = folder.path().join("cluster.toml");
+        let addresses: Vec<_> = (0..3).map(|_| [free_address(), free_address(), free_address()]).collect();
+        let entry = |(id, [peer, thrift, admin]): (usize, &[String; 3])| {
+            format!(
+                "[[replication.replicas]]\nid = {id}\npeer = \"{peer}\"\nthrift = \"{thrift}\"\nadmin = \"{admin}\"\n"
+            )
+        };
+        let list: String = addresses.iter().enumerate().map(entry).collect();
+        let text = format!("mode = \"replicated\"\n[replication]\nwal_segment_mb = 1\n{list}");
+        std::fs::write(&config, text).expect("written");
+        Trio { folder, config, addresses }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn program(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// All replicas in one process, at the addresses of the first one.
+    fn serve_together(&self) -> Child {
+        let config = self.path("one.toml");
+        let list = |(id, [peer, ..]): (usize, &[String; 3])| {
+            format!("[[replication.replicas]]\nid = {id}\npeer = \"{peer}\"\n")
+        };
+        let list: String = self.addresses.iter().enumerate().map(list).collect();
+        let text = format!("mode = \"replicated\"\n[replication]\nwal_segment_mb = 1\n{list}");
+        std::fs::write(&config, text).expect("written");
+        let [_, thrift, admin] = &self.addresses[0];
+        let mut serve = self.program();
+        serve.args(["serve", "--thrift-addr", thrift, "--admin-addr", admin]);
+        serve.arg("--config").arg(config).arg("--data-dir").arg(self.path("data")).spawn().expect("the program runs")
+    }
+
+    fn serve_apart(&self) -> Vec<Child> {
+        let serve = |id: usize| {
+            let mut serve = self.program();
+            serve.args(["serve", "--node-id", &id.to_string(), "--config"]).arg(&self.config);
+            serve.arg("--data-dir").arg(self.path("apart").join(format!("replica-{id}"))).spawn()
+        };
+        (0..3).map(|id| serve(id).expect("the program runs")).collect()
+    }
+
+    fn split(&self) -> Command {
+        let mut command = self.program();
+        command.args(["convert", "--split", "0,1,2", "--data-dir"]).arg(self.path("data"));
+        command.arg("--out").arg(self.path("apart"));
+        command
+    }
+
+    async fn ready(&self, id: usize) {
+        eventually("the replica is ready", async || match http_get(&self.addresses[id][2], "/health/ready").await? {
+            (200, _) => Ok(()),
+            (code, body) => Err(format!("{code}: {body}")),
+        })
+        .await;
+    }
+}
+
+#[test]
+fn a_split_that_is_killed_at_any_moment_is_finished_by_the_next_one() {
+    run(async {
+        let trio = Trio::new();
+        let mut together = trio.serve_together();
+        trio.ready(0).await;
+        let mut told = write_until(vec![trio.addresses[0][1].clone()], 1, 40, async || ()).await;
+        let refused = trio.split().output().expect("the program runs");
+        assert_exit(&refused, 1);
+        together.kill().expect("it runs");
+        together.wait().expect("it ends");
+        let mut delay = Duration::ZERO;
+        let mut kills = 0;
+        loop {
+            let started = Instant::now();
+            let mut child = trio.split().spawn().expect("the program runs");
+            while started.elapsed() < delay && child.try_wait().expect("a child of ours").is_none() {
+                std::thread::yield_now();
+            }
+            let ended = child.try_wait().expect("a child of ours");
+            kill(child);
+            if let Some(status) = ended {
+                assert!(status.success(), "{status}");
+                break;
+            }
+            kills += 1;
+            delay += Duration::from_micros(500);
+        }
+        eprintln!("{kills} kills");
+        // Nothing opens the old directory any more.
+        let mut old = trio.serve_together();
+        assert_eq!(old.wait().expect("it ends").code(), Some(1));
+        let servers = trio.serve_apart();
+        for id in 0..3 {
+            trio.ready(id).await;
+        }
+        check(&trio.addresses[2][1], &told).await;
+        let all: Vec<String> = trio.addresses.iter().map(|[_, thrift, _]| thrift.clone()).collect();
+        let lost = std::cell::RefCell::new(servers);
+        told.add(write_until(all, 2, 40, async || lost.borrow_mut().drain(..).for_each(kill)).await);
+        let servers = trio.serve_apart();
+        trio.ready(1).await;
+        check(&trio.addresses[1][1], &told).await;
+        servers.into_iter().for_each(kill);
+    });
+}
+
+#[test]
+fn wrong_flags_of_a_conversion_are_named() {
+    let convert = |arguments: &[&str]| {
+        let output = Command::new(PROGRAM).arg("convert").args(arguments).output().expect("the program runs");
+        assert_exit(&output, 2);
+        text(&output.stderr)
+    };
+    assert!(convert(&["--data-dir", "d"]).contains("--to"));
+    assert!(convert(&["--data-dir", "d", "--to", "sideways"]).contains("replicated, standalone"));
+    assert!(convert(&["--data-dir", "d", "--split", "0,1"]).contains("--out"));
+    assert!(convert(&["--split", "0,1", "--out", "x"]).contains("--data-dir"));
+    assert!(convert(&["--to", "replicated", "--split", "0,1", "--out", "x"]).contains("cannot be used with"));
+    assert!(convert(&["--to", "replicated", "--config", "/no/such/file"]).contains("/no/such/file"));
 }
 
 /// Set for the process that [`conversion_that_is_killed`] is to kill.
