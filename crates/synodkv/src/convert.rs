@@ -17,7 +17,7 @@ use crate::usage::{epilogue, whole_number};
 ///
 /// `--to replicated` makes a cluster with one member of a standalone server: with all rows,
 /// versions, families, users, and results of earlier commits; versions continue where they were. The
-/// cluster then grows by `synodkv member add`. `--to standalone` is the way back, for a cluster with
+/// cluster then grows by `synodkv join`. `--to standalone` is the way back, for a cluster with
 /// one member. `--split` makes one directory for each replica of a server that ran several of them
 /// in one process.
 ///
@@ -30,8 +30,8 @@ use crate::usage::{epilogue, whole_number};
     synodkv convert --data-dir data --to replicated --config cluster.toml\n  \
     synodkv convert --data-dir data --to standalone --config cluster.toml\n  \
     synodkv convert --data-dir data --split 0,1,2 --out split\n\n\
-    cluster.toml is the file with which the server is started afterwards (before, with --to standalone). It lists the\n\
-    replica with its addresses; others may be added to the list later:\n  \
+    cluster.toml is the file with which the replica is started afterwards (with --to standalone: until now). It lists the\n\
+    replica with its addresses; members that join later need not be listed:\n  \
     mode = \"replicated\"\n  \
     [[replication.replicas]]\n  \
     id = 0\n  \
@@ -106,8 +106,9 @@ impl Document {
 
 pub fn run(args: ConvertArgs) -> Result<ExitCode, Failure> {
     let (format, dry_run) = (args.format, args.dry_run);
-    let start = how_to_start(&args);
-    let plan = plan(conversion(args)?).map_err(explain)?;
+    let conversion = conversion(&args)?;
+    let start = how_to_start(&args, &conversion);
+    let plan = plan(conversion).map_err(explain)?;
     let document = Document::of(&plan);
     if dry_run {
         let is_possible = plan.obstacles().next().is_none();
@@ -127,20 +128,21 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode, Failure> {
     output::done(format, &Document { converted: true, ..document }, &text)
 }
 
-fn conversion(args: ConvertArgs) -> Result<Conversion, Failure> {
+fn conversion(args: &ConvertArgs) -> Result<Conversion, Failure> {
     let Some(target) = args.to else {
-        let data_dir = args.data_dir.ok_or_else(|| Failure::Usage("--split needs --data-dir DIR".to_string()))?;
-        let out = args.out.ok_or_else(|| Failure::Usage("--split needs --out DIR".to_string()))?;
-        return Ok(Conversion::Split { data_dir, replicas: args.split, out });
+        let data_dir =
+            args.data_dir.clone().ok_or_else(|| Failure::Usage("--split needs --data-dir DIR".to_string()))?;
+        let out = args.out.clone().ok_or_else(|| Failure::Usage("--split needs --out DIR".to_string()))?;
+        return Ok(Conversion::Split { data_dir, replicas: args.split.clone(), out });
     };
     // In both directions it is the configuration of a replica.
     let overrides = Overrides {
         mode: Some("replicated".to_string()),
         node_id: args.node_id,
-        data_dir: args.data_dir,
+        data_dir: args.data_dir.clone(),
         ..Overrides::default()
     };
-    let origin = Origin { file: args.config, overrides };
+    let origin = Origin { file: args.config.clone(), overrides };
     let config: Box<Config> = Box::new(origin.load().map_err(|error| Failure::Usage(error.to_string()))?);
     Ok(match target {
         Target::Replicated => Conversion::ToReplicated(config),
@@ -149,21 +151,20 @@ fn conversion(args: ConvertArgs) -> Result<Conversion, Failure> {
 }
 
 /// The commands that start the servers of the new form.
-fn how_to_start(args: &ConvertArgs) -> String {
+fn how_to_start(args: &ConvertArgs, conversion: &Conversion) -> String {
     let flag = |name: &str, value: Option<String>| value.map(|value| format!(" {name} {value}")).unwrap_or_default();
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let (config, data_dir) = (flag("--config", path(&args.config)), flag("--data-dir", path(&args.data_dir)));
-    match args.to {
-        Some(Target::Replicated) => {
-            let node_id = flag("--node-id", args.node_id.map(|id| id.to_string()));
-            format!("Start it with: synodkv serve --mode replicated{config}{node_id}{data_dir}")
+    match conversion {
+        Conversion::ToReplicated(of_replica) => {
+            let id = of_replica.replication.local_ids().first().map(u32::to_string);
+            format!("Start it with: synodkv serve{config}{}{data_dir}", flag("--node-id", id))
         }
-        Some(Target::Standalone) => {
+        Conversion::ToStandalone(_) => {
             format!("Start it with: synodkv serve --mode standalone{data_dir}, and a --config without replicas")
         }
-        None => {
-            let out = path(&args.out).unwrap_or_default();
-            format!("Start each with: synodkv serve --config FILE --node-id N --data-dir {out}/replica-N")
+        Conversion::Split { out, .. } => {
+            format!("Start each with: synodkv serve --config FILE --node-id N --data-dir {}/replica-N", out.display())
         }
     }
 }

@@ -76,7 +76,11 @@ impl Pair {
     }
 
     fn finish(&self, to: &str) {
-        assert_exit(&self.convert(to).output().expect("the program runs"), 0);
+        let output = self.convert(to).stdout(Stdio::piped()).output().expect("the program runs");
+        assert_exit(&output, 0);
+        let start = if to == "replicated" { "--node-id 0" } else { "--mode standalone" };
+        let (said, nothing) = (text(&output.stdout), text(&output.stdout).starts_with("nothing to do"));
+        assert!(nothing || said.contains(start), "it says how to start the server: {said}");
         assert_eq!(self.mode(), to);
         assert!(!self.standalone.data_dir.join("convert.json").exists(), "something is left");
     }
