@@ -42,9 +42,7 @@ impl Place {
     }
 
     fn standalone(&self) -> Config {
-        let mut config = load(&self.root(), "", None);
-        config.replication.replicas.clear();
-        config
+        load(&self.root(), "", None)
     }
 
     /// That of the only member of a cluster.
