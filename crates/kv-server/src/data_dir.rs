@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The identity is written before any data, atomically and durably. It never changes, except that
-//! the cluster id is added once the cluster has been bootstrapped. A directory can be opened only
+//! the cluster id is added once the cluster has been bootstrapped, and by a conversion (`convert`),
+//! whose last step it is. A directory can be opened only
 //! with its own identity. A new directory is claimed only after everything else that may refuse a
 //! start, so that a failed start leaves no trace.
 //!
@@ -29,9 +30,14 @@ use crate::config::Config;
 use crate::directory_id::DirectoryId;
 use crate::mode::Mode;
 
-const LOCK_FILE: &str = "lock";
-const IDENTITY_FILE: &str = "identity.json";
+pub(crate) const LOCK_FILE: &str = "lock";
+pub(crate) const IDENTITY_FILE: &str = "identity.json";
 const IDENTITY_DRAFT: &str = "identity.json.new";
+/// The note of a conversion that has begun (`convert`).
+pub(crate) const CONVERT_NOTE: &str = "convert.json";
+/// What is left of the identity of a directory whose replicas were moved into directories of their
+/// own.
+pub(crate) const SPLIT_IDENTITY: &str = "identity.json.split";
 /// Raised when the layout changes in a way that an older program must not touch.
 const FORMAT: u32 = 1;
 
@@ -57,6 +63,11 @@ pub enum DataDirError {
         "data directory {dir} holds other files (`{entry}`) and no data of this program; choose an empty or new --data-dir"
     )]
     NotOurs { dir: PathBuf, entry: String },
+    #[error(
+        "data directory {dir} was split into one for each replica, or is about to be: `synodkv convert --split` with the \
+         same --out finishes that, or says where the replicas are; choose the directory of a replica as --data-dir"
+    )]
+    Split { dir: PathBuf },
     #[error("{path} is damaged: {reason}; restore it, or choose another --data-dir")]
     Damaged { path: PathBuf, reason: String },
     #[error("{path} is {found}, and a directory is needed there; remove it, or choose another --data-dir")]
@@ -77,19 +88,27 @@ pub enum DataDirError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
+/// Whose data a directory holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
+pub(crate) struct Identity {
     format: u32,
-    mode: Mode,
+    pub(crate) mode: Mode,
     /// The replicas whose data is here, ascending; empty in standalone mode.
-    replicas: Vec<u32>,
+    pub(crate) replicas: Vec<u32>,
     /// Known once the cluster has been bootstrapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cluster_id: Option<String>,
+    pub(crate) cluster_id: Option<String>,
 }
 
 impl Identity {
-    fn describe(&self) -> String {
+    /// The identity of a directory of this format.
+    pub(crate) fn new(mode: Mode, replicas: &[u32], cluster_id: Option<String>) -> Identity {
+        let mut replicas = replicas.to_vec();
+        replicas.sort_unstable();
+        Identity { format: FORMAT, mode, replicas, cluster_id }
+    }
+
+    pub(crate) fn describe(&self) -> String {
         match (self.mode, self.replicas.as_slice()) {
             (Mode::Standalone, _) => "a standalone server".to_string(),
             (Mode::Replicated, [id]) => format!("replica {id} in replicated mode"),
@@ -133,16 +152,23 @@ impl DataDir {
             (root.to_path_buf(), DirectoryId::of(root).map_err(io_error("look at", root))?),
             (root.join(LOCK_FILE), DirectoryId::of_metadata(&lock.metadata().map_err(io_error("look at", root))?)),
         ];
-        let mut replicas = replicas.to_vec();
-        replicas.sort_unstable();
-        let wanted = Identity { format: FORMAT, mode, replicas, cluster_id: None };
-        let found = read_identity(root)?;
+        let wanted = Identity::new(mode, replicas, None);
+        let found = read_identity(&root.join(IDENTITY_FILE))?;
         let is_new = found.is_none();
+        if !is_new && root.join(CONVERT_NOTE).exists() {
+            tracing::warn!(
+                "a conversion of {} was interrupted, and has left files: `synodkv convert` as before finishes it",
+                root.display()
+            );
+        }
         let identity = match found {
             Some(found) if found.mode == wanted.mode && found.replicas == wanted.replicas => found,
             Some(found) => {
                 let (flags, found, wanted) = (found.flags(), found.describe(), wanted.describe());
                 return Err(DataDirError::BelongsToAnother { dir: root.to_path_buf(), found, wanted, flags });
+            }
+            None if root.join(SPLIT_IDENTITY).exists() => {
+                return Err(DataDirError::Split { dir: root.to_path_buf() });
             }
             None => {
                 refuse_foreign_files(root)?;
@@ -150,6 +176,15 @@ impl DataDir {
             }
         };
         Ok(DataDir { root: root.to_path_buf(), identity: Mutex::new(identity), is_new, opened, _lock: lock })
+    }
+
+    /// Gives the directory another identity, in one step: from then on it is opened in that mode
+    /// and for those replicas only. Everything that these need must be there, durably.
+    pub(crate) fn convert(&self, other: Identity) -> Result<(), DataDirError> {
+        let mut identity = self.identity.lock().expect("no code panics while holding this lock");
+        write_identity(&self.root, &other)?;
+        *identity = other;
+        Ok(())
     }
 
     /// Opens the directory for a server. If an earlier start in this process had it open, it must
@@ -308,7 +343,8 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Data
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
-fn lock(root: &Path) -> Result<File, DataDirError> {
+/// The lock of the directory, as long as the file is open.
+pub(crate) fn lock(root: &Path) -> Result<File, DataDirError> {
     let path = root.join(LOCK_FILE);
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
     let started = Instant::now();
@@ -322,28 +358,29 @@ fn lock(root: &Path) -> Result<File, DataDirError> {
     }
 }
 
-fn read_identity(root: &Path) -> Result<Option<Identity>, DataDirError> {
-    let path = root.join(IDENTITY_FILE);
-    let text = match fs::read_to_string(&path) {
+/// The identity in a file; `None` if there is no such file.
+pub(crate) fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
+    let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io_error("read", &path)(e)),
+        Err(e) => return Err(io_error("read", path)(e)),
     };
-    let damaged = |reason: String| DataDirError::Damaged { path: path.clone(), reason };
+    let damaged = |reason: String| DataDirError::Damaged { path: path.to_path_buf(), reason };
     // Checks the format first, because a newer one may have other fields.
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
     let format = value.get("format").and_then(serde_json::Value::as_u64);
     let format =
         format.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| damaged("`format` is missing".to_string()))?;
     if format > FORMAT {
-        return Err(DataDirError::NewerFormat { dir: root.to_path_buf(), found: format });
+        let dir = path.parent().unwrap_or(path).to_path_buf();
+        return Err(DataDirError::NewerFormat { dir, found: format });
     }
     serde_json::from_value(value).map(Some).map_err(|e| damaged(e.to_string()))
 }
 
 /// Writes a new file and renames it, so that a crash leaves either the old or the new one,
 /// complete.
-fn write_identity(root: &Path, identity: &Identity) -> Result<(), DataDirError> {
+pub(crate) fn write_identity(root: &Path, identity: &Identity) -> Result<(), DataDirError> {
     let draft = root.join(IDENTITY_DRAFT);
     let mut text = serde_json::to_string_pretty(identity).expect("plain fields always serialize");
     text.push('\n');

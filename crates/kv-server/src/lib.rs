@@ -19,6 +19,7 @@ mod clock_tick;
 pub mod cluster;
 pub mod config;
 pub mod connection_order;
+pub mod convert;
 pub mod data_dir;
 mod directory_id;
 mod error;

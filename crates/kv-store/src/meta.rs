@@ -180,6 +180,10 @@ pub(crate) fn put_blob(batch: &mut WriteBatch, state: &StateBlob) {
     batch.put_parts(Table::Meta, &[BLOB_KEY], &[&state.sequence.to_be_bytes(), &state.blob]);
 }
 
+pub(crate) fn delete_blob(batch: &mut WriteBatch) {
+    batch.delete(Table::Meta, BLOB_KEY);
+}
+
 pub(crate) fn load_blob(engine: &dyn Engine) -> Result<Option<StateBlob>, KvError> {
     engine.get(Table::Meta, BLOB_KEY)?.map(decode_blob).transpose()
 }

@@ -31,6 +31,7 @@ mod error;
 mod executor;
 #[cfg(test)]
 mod fixtures;
+mod founding;
 mod log_throttle;
 mod message;
 mod snapshot;
@@ -53,6 +54,7 @@ pub use driver::{
 };
 pub use error::{ExecutionError, ExecutionErrorKind};
 pub use executor::{CommittedRequest, CommittedValue, ExecutedBatch, ExecutionNotifier, SealedState};
+pub use founding::Founding;
 pub use message::{Message, MessageHeader, Report};
 pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, SnapshotSource, Snapshots};
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, WriteId};

@@ -11,6 +11,7 @@ use crate::auth::AuthArgs;
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
 use crate::cert::CertArgs;
+use crate::convert::ConvertArgs;
 use crate::family::FamilyArgs;
 use crate::import::ImportArgs;
 use crate::member::{JoinArgs, MemberArgs};
@@ -65,6 +66,7 @@ pub enum Command {
     Bench(BenchArgs),
     BenchDisk(BenchDiskArgs),
     Cert(CertArgs),
+    Convert(ConvertArgs),
 }
 
 /// Start a server.

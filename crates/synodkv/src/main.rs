@@ -15,6 +15,7 @@ mod bench;
 mod bench_disk;
 mod cert;
 mod cli;
+mod convert;
 mod data;
 mod failover;
 mod failure;
@@ -109,6 +110,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Verify(args) => on_one_thread()?.block_on(verify::run(args)),
         Command::Bench(args) => on_one_thread()?.block_on(bench::run(args)),
         Command::Cert(args) => cert::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::BenchDisk(args) => bench_disk::run(args),
     }
 }

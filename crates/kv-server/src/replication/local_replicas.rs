@@ -195,7 +195,7 @@ impl LocalReplicas {
 impl Start<'_> {
     fn replica(&self, id: u32) -> Result<LocalReplica, ServerError> {
         let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
-        let storage = self.log(id).map_err(|error| failed(&error))?;
+        let storage = open_log(self.config, self.data_dir, id).map_err(|error| failed(&error))?;
         let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine);
         let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
         let (space, room) = (self.space.clone(), self.space.clone());
@@ -224,19 +224,20 @@ impl Start<'_> {
         });
         Ok(LocalReplica { id, reader, consensus, certificates, databases })
     }
+}
 
-    fn log(&self, id: u32) -> std::io::Result<WalStorage> {
-        let replication = &self.config.replication;
-        let options = WalOptions {
-            segment_bytes: replication.wal_segment_mb << 20,
-            direct_writes: replication.wal_direct_writes,
-            ..WalOptions::default()
-        };
-        let path = self.data_dir.replica_wal(id);
-        let replica = path.parent().expect("it lies in the replica's directory");
-        make_directory(replica).map_err(std::io::Error::other)?;
-        WalStorage::open(path, options).map_err(std::io::Error::other)
-    }
+/// Opens the log of a replica of this directory.
+pub(crate) fn open_log(config: &Config, data_dir: &DataDir, id: u32) -> std::io::Result<WalStorage> {
+    let replication = &config.replication;
+    let options = WalOptions {
+        segment_bytes: replication.wal_segment_mb << 20,
+        direct_writes: replication.wal_direct_writes,
+        ..WalOptions::default()
+    };
+    let path = data_dir.replica_wal(id);
+    let replica = path.parent().expect("it lies in the replica's directory");
+    make_directory(replica).map_err(std::io::Error::other)?;
+    WalStorage::open(path, options).map_err(std::io::Error::other)
 }
 
 fn connect(
@@ -352,7 +353,7 @@ fn replica_options(config: &Config, budget: &Budget, id: u32) -> Result<ReplicaO
 }
 
 /// A number from the system's source of randomness. Ids of disks and clusters must never collide.
-fn random() -> Result<u128, ServerError> {
+pub(crate) fn random() -> Result<u128, ServerError> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))

@@ -33,6 +33,7 @@ pub use database::ReplicatedKvDatabase;
 pub use databases::ReplicaDatabases;
 pub use executor::KvStoreExecutor;
 pub use local_replicas::{LocalReplica, LocalReplicas, Network, check_certificates};
+pub(crate) use local_replicas::{open_log, random};
 pub use manager::ReplicatedServerManager;
 pub use members::Members;
 pub use place::DatabasePlace;

@@ -12,6 +12,7 @@ mod core;
 mod damage;
 mod garbage;
 mod group_commit;
+mod handover;
 mod install;
 mod oneshot;
 mod options;

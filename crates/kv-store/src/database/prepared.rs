@@ -46,6 +46,12 @@ impl PreparedBatch<'_> {
         self.write(Some(&blob))
     }
 
+    /// Writes the effects of the batch, and removes the blob of the last one.
+    pub(super) fn forget_blob(mut self) -> Result<(), KvError> {
+        meta::delete_blob(&mut self.writer.batch);
+        self.write(None).map(drop)
+    }
+
     /// [`Self::commit`], also for a standalone database, which has no state blob.
     pub(crate) fn write(mut self, blob: Option<&StateBlob>) -> Result<Vec<CommitVerdict>, KvError> {
         self.is_written = true;

@@ -138,6 +138,16 @@ pub trait Engine: Send + Sync + 'static {
     /// meanwhile.
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError>;
 
+    /// Makes another engine of the same content in the folder `path`, which must not exist. The two
+    /// share files that neither changes.
+    ///
+    /// # Errors
+    /// [`KvError::NotSupported`] from an engine that keeps no files.
+    fn link_to(&self, path: &Path) -> Result<(), KvError> {
+        let text = format!("a second database of the same files, {}, on an engine without files,", path.display());
+        Err(KvError::NotSupported(text))
+    }
+
     /// Another engine replaces this one: its files are removed when it is closed.
     fn remove_when_closed(&self);
 }

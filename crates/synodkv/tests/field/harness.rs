@@ -129,6 +129,21 @@ impl Server {
         Server { thrift, admin, data_dir, config, log, setup, child: None, _folder: None }
     }
 
+    /// A replica on the data directory of this server, which must not run at the same time: the only
+    /// member of its cluster. Not started.
+    pub fn as_member(&self) -> Server {
+        let (thrift, admin, peer) = (free_address(), free_address(), free_address());
+        let toml = format!(
+            "mode = \"replicated\"\n[replication]\nnode_id = 0\nwal_segment_mb = 1\n{}[[replication.replicas]]\nid = 0\n\
+             peer = \"{peer}\"\nthrift = \"{thrift}\"\nadmin = \"{admin}\"\n",
+            storage(&self.data_dir)
+        );
+        let folder = self.config.parent().expect("it lies in a folder");
+        let mut member = Server::at(folder, "member", &thrift, &admin, &toml, self.setup.clone());
+        member.data_dir.clone_from(&self.data_dir);
+        member
+    }
+
     /// Changes the set-up of its next starts.
     pub fn surround(&mut self, change: impl FnOnce(Setup) -> Setup) {
         self.setup = change(std::mem::take(&mut self.setup));

@@ -16,6 +16,8 @@ mod waiting;
 
 mod access;
 mod configuration;
+#[cfg(feature = "rocksdb")]
+mod convert;
 mod data;
 mod health;
 mod limits;

@@ -29,7 +29,7 @@ const WRITERS: u64 = 8;
 const TOGETHER: usize = 2_000;
 
 /// The compiled library, and the directory where it keeps synced content.
-struct Power {
+pub struct Power {
     library: PathBuf,
     root: PathBuf,
     folder: TempDir,
@@ -37,7 +37,7 @@ struct Power {
 
 impl Power {
     /// Watches `root`. If that is not possible, prints the reason and returns `None`.
-    fn watch(root: &Path) -> Option<Power> {
+    pub fn watch(root: &Path) -> Option<Power> {
         let folder = tempfile::tempdir().expect("a folder");
         if fs::metadata(folder.path()).and_then(|metadata| metadata.created()).is_err() {
             skip("the file system does not tell when a file was born");
@@ -63,7 +63,7 @@ impl Power {
         self.folder.path().join("synced")
     }
 
-    fn setup(&self, setup: Setup) -> Setup {
+    pub fn setup(&self, setup: Setup) -> Setup {
         let path = |path: &Path| path.to_str().expect("a name in UTF-8").to_string();
         setup
             .env("LD_PRELOAD", &path(&self.library))
@@ -72,7 +72,7 @@ impl Power {
     }
 
     /// Discards everything under `directory` that was not synced. `directory` itself stays.
-    fn fail(&self, directory: &Path) {
+    pub fn fail(&self, directory: &Path) {
         let rebuilt = self.folder.path().join(format!("rebuilt-{}", key_of(directory)));
         fs::create_dir(&rebuilt).expect("created");
         self.rebuild(&key_of(directory), &rebuilt);
@@ -138,7 +138,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// The results that clients received, by key.
 #[derive(Default)]
-struct Told {
+pub struct Told {
     rows: BTreeMap<String, String>,
     /// The last large commit that was acknowledged, and the last that was tried.
     together: u64,
@@ -146,7 +146,7 @@ struct Told {
 }
 
 impl Told {
-    fn add(&mut self, later: Told) {
+    pub fn add(&mut self, later: Told) {
         self.rows.extend(later.rows);
         self.together = self.together.max(later.together);
         self.tried = self.tried.max(later.tried);
@@ -154,7 +154,7 @@ impl Told {
 }
 
 /// Writes until the servers are killed: commits of two rows, and sometimes of many rows.
-async fn write_until(addresses: Vec<String>, round: u64, enough: u64, kill: impl AsyncFnOnce()) -> Told {
+pub async fn write_until(addresses: Vec<String>, round: u64, enough: u64, kill: impl AsyncFnOnce()) -> Told {
     let (stopped, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut writers = Vec::new();
     for writer in 0..WRITERS {
@@ -209,7 +209,7 @@ fn large(number: u64) -> AtomicCommit {
 }
 
 /// Checks that no acknowledged write is missing, and that no commit is half applied.
-async fn check(address: &str, told: &Told) {
+pub async fn check(address: &str, told: &Told) {
     let client = Client::connect([address], Options::default()).await.expect("the server listens");
     let rows = all_rows(&client).await;
     for (key, value) in &told.rows {

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kv_api::KvError;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::statistics::Ticker;
 use rocksdb::{
     BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, DBRawIterator, FlushOptions, Options, ReadOptions,
@@ -311,6 +312,11 @@ impl Engine for RocksEngine {
 
     fn copy(&self) -> Result<Box<dyn EngineCopy>, KvError> {
         Ok(Box::new(RocksCopy::take(self)?))
+    }
+
+    fn link_to(&self, path: &Path) -> Result<(), KvError> {
+        Checkpoint::new(&self.db).and_then(|made| made.create_checkpoint(path)).map_err(|error| self.failed(error))?;
+        Folder::new(path).sync()
     }
 
     fn remove_when_closed(&self) {
