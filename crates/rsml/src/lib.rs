@@ -33,6 +33,7 @@ mod executor;
 mod fixtures;
 mod log_throttle;
 mod message;
+pub mod offline;
 mod snapshot;
 mod storage;
 pub mod transport;
