@@ -5,10 +5,17 @@
 //! A cluster that is founded here begins like one whose log was trimmed: its log is empty and
 //! continues behind the database, and the replicated state in the database holds the bootstrap
 //! record. So nothing else has to know how a cluster came into being.
+//!
+//! Invariant: nobody can come to such a database by applying the log. A new disk gets the bootstrap
+//! record, takes it as entry 1, and asks for the entries that follow. So the log of a founded
+//! cluster begins after entry 2 at the earliest: whoever has less than the founder's database finds
+//! entry 2 trimmed, and fetches a copy. As a second line of defence the id of the cluster goes into
+//! the running digest: a replica without the past is found to have diverged.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::configuration::{Configuration, ConfiguredMember};
 use crate::core::choice::{Choice, Promised, choose_log};
@@ -17,6 +24,9 @@ use crate::value::{BirthRecord, ReplicatedState, Value};
 use crate::{
     Boot, ClusterId, DiskId, Epoch, HardState, Persist, ReplicaId, Sequence, Storage, StorageError, View, WriteId,
 };
+
+/// The earliest sequence that the database of a founded cluster has.
+const EARLIEST: Sequence = Sequence(2);
 
 /// The first member of a new cluster, whose ids must never have been used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +45,10 @@ pub struct Founding {
 /// `storage`, which must be empty, and returns the state that belongs into the database instead of
 /// `kept`.
 ///
-/// Neither is of use without the other, and both must be durable before the replica starts. Of
-/// `kept` remain its sequence (at least that of a bootstrap record), time, digests and feature
-/// level. A database that was never part of a cluster passes the default, with its own time and
-/// feature level.
+/// Neither is of use without the other, and both must be durable before the replica starts. The
+/// state continues with the sequence of `kept` (at least 2), its time, digest and feature level. For
+/// a database that was never part of a cluster, `kept` is the default with its own time and feature
+/// level.
 ///
 /// # Errors
 /// Those of the storage, which has to be emptied then.
@@ -52,13 +62,14 @@ pub fn found_cluster<S: Storage>(
 ) -> Result<ReplicatedState, StorageError> {
     let found = storage.recover()?;
     assert!(found.hard_state.is_none() && found.last == Sequence::ZERO, "a cluster is founded where no log is");
-    let sequence = kept.sequence.max(Sequence::BIRTH);
+    let state = founding.state_after(kept);
     let write = Persist {
         write_id: WriteId(1),
         hard_state: HardState {
             cluster_id: founding.cluster_id,
             epoch: Epoch::FIRST,
             disk_id: founding.disk_id,
+            // A disk that was never started gets another name at its first start.
             boot: Boot(1),
             promised: View::BIRTH,
             accepted_view: View::BIRTH,
@@ -66,15 +77,15 @@ pub fn found_cluster<S: Storage>(
             lease_us: 0,
             ended_view: View::BIRTH,
         },
-        base: Some(sequence),
-        from: sequence.next(),
+        base: Some(state.sequence),
+        from: state.sequence.next(),
         truncate: false,
         entries: Vec::new(),
     };
     if storage.persist(&[write])? == 0 {
         return Err(StorageError::Full { path: "the new log".to_owned() });
     }
-    Ok(founding.state_after(kept))
+    Ok(state)
 }
 
 impl Founding {
@@ -82,10 +93,9 @@ impl Founding {
     fn state_after(&self, kept: &ReplicatedState) -> ReplicatedState {
         let voters = [(self.replica, self.disk_id)].into();
         let mut state = ReplicatedState {
-            sequence: kept.sequence.max(Sequence::BIRTH),
+            sequence: kept.sequence.max(EARLIEST),
             time_us: kept.time_us,
-            digest: kept.digest,
-            recorded: kept.recorded.clone(),
+            digest: xxh3_64_with_seed(&self.cluster_id.0.to_le_bytes(), kept.digest),
             feature_level: kept.feature_level,
             ..ReplicatedState::default()
         };
@@ -244,8 +254,8 @@ mod tests {
         assert_eq!(state.cluster_id, ClusterId(77));
         assert_eq!(state.configuration.voters().collect::<Vec<_>>(), [(ReplicaId(2), DiskId(88))]);
         assert_eq!((state.configuration.epoch, state.configuration.since), (Epoch::FIRST, Sequence::BIRTH));
-        assert_eq!((state.sequence, state.time_us, state.digest), (Sequence(40), 5_000, 9));
-        assert_eq!((state.recorded.len(), state.feature_level), (1, FeatureLevel(2)));
+        assert_eq!((state.sequence, state.time_us, state.feature_level), (Sequence(40), 5_000, FeatureLevel(2)));
+        assert_ne!(state.digest, former().digest, "a replica without the past differs");
         assert!(state.sessions.is_empty(), "requests of former members would count as executed");
         let recovered = storage.recover().unwrap();
         assert_eq!((recovered.first, recovered.last), (Sequence(41), Sequence(40)));
@@ -253,11 +263,11 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_was_in_no_cluster_begins_behind_the_bootstrap_record() {
+    fn a_new_disk_cannot_come_to_the_database_of_a_founder_by_its_log() {
         let mut storage = InMemoryStorage::new();
         let state = found_cluster(&mut storage, &FOUNDING, &ReplicatedState::default()).unwrap();
-        assert_eq!(state.sequence, Sequence::BIRTH);
-        assert_eq!(storage.recover().unwrap().first, Sequence(2));
+        assert_eq!(state.sequence, Sequence(2), "it has entry 1, the bootstrap record, and asks for entry 2");
+        assert_eq!(storage.recover().unwrap().first, Sequence(3));
     }
 
     #[test]
