@@ -74,6 +74,40 @@ pub struct StateBlob {
     pub blob: Bytes,
 }
 
+/// What a database that is not open records about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRecords {
+    /// The feature level.
+    pub level: u32,
+    /// Version of the newest commit.
+    pub version: Version,
+    /// The oldest version that can be read.
+    pub oldest_readable: Version,
+    /// Rows, including those that a range clear hides and that are not collected yet.
+    pub rows: u64,
+    /// Replicated time of the last write, in microseconds.
+    pub time_us: u64,
+    /// The record of the replication layer; `None` before its first batch.
+    pub state: Option<StateBlob>,
+}
+
+impl StoredRecords {
+    /// Reads the records with `get`, which returns those of the meta table by key. A record that is
+    /// missing has its first value.
+    pub(crate) fn read(get: impl Fn(&[u8]) -> Result<Option<Bytes>, KvError>) -> Result<StoredRecords, KvError> {
+        let (counters, time_us, oldest_readable) =
+            get(STATE_KEY)?.map_or(Ok((Counters::default(), 0, 0)), decode_state)?;
+        Ok(StoredRecords {
+            level: get(LEVEL_KEY)?.map_or(Ok(FIRST_LEVEL), decode_level)?,
+            version: Version(counters.version),
+            oldest_readable: Version(oldest_readable),
+            rows: counters.rows,
+            time_us,
+            state: get(BLOB_KEY)?.map(decode_blob).transpose()?,
+        })
+    }
+}
+
 /// Whether a family exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FamilyState {
@@ -111,7 +145,7 @@ pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
 pub(crate) fn load_level(engine: &dyn Engine, highest: u32) -> Result<u32, KvError> {
     let level = match engine.get(Table::Meta, LEVEL_KEY)? {
         None => FIRST_LEVEL,
-        Some(stored) => u32::from_be_bytes(stored.as_ref().try_into().map_err(|_| damaged("level", stored.len()))?),
+        Some(stored) => decode_level(stored)?,
     };
     let format = engine.get(Table::Meta, FORMAT_KEY)?;
     let is_levelled = format.as_deref() == Some(&LEVELLED_FORMAT.to_be_bytes());
@@ -127,6 +161,11 @@ pub(crate) fn load_level(engine: &dyn Engine, highest: u32) -> Result<u32, KvErr
         )));
     }
     Ok(level)
+}
+
+fn decode_level(stored: Bytes) -> Result<u32, KvError> {
+    let level = stored.as_ref().try_into().map_err(|_| damaged("level", stored.len()))?;
+    Ok(u32::from_be_bytes(level))
 }
 
 /// Records a level above the first.

@@ -13,6 +13,7 @@ mod damage;
 mod garbage;
 mod group_commit;
 mod install;
+mod new_history;
 mod oneshot;
 mod options;
 mod prepared;
