@@ -60,37 +60,14 @@ pub fn found_cluster<S: Storage>(
     founding: &Founding,
     kept: &ReplicatedState,
 ) -> Result<ReplicatedState, StorageError> {
-    let found = storage.recover()?;
-    assert!(found.hard_state.is_none() && found.last == Sequence::ZERO, "a cluster is founded where no log is");
     let state = founding.state_after(kept);
-    let write = Persist {
-        write_id: WriteId(1),
-        hard_state: HardState {
-            cluster_id: founding.cluster_id,
-            epoch: Epoch::FIRST,
-            disk_id: founding.disk_id,
-            // A disk that was never started gets another name at its first start.
-            boot: Boot(1),
-            promised: View::BIRTH,
-            accepted_view: View::BIRTH,
-            generation: founding.generation,
-            lease_us: 0,
-            ended_view: View::BIRTH,
-        },
-        base: Some(state.sequence),
-        from: state.sequence.next(),
-        truncate: false,
-        entries: Vec::new(),
-    };
-    if storage.persist(&[write])? == 0 {
-        return Err(StorageError::Full { path: "the new log".to_owned() });
-    }
+    founding.write_log(storage, state.sequence)?;
     Ok(state)
 }
 
 impl Founding {
-    /// The state that takes the place of `kept`.
-    fn state_after(&self, kept: &ReplicatedState) -> ReplicatedState {
+    /// The first half of [`found_cluster`]: the state that takes the place of `kept`.
+    pub fn state_after(&self, kept: &ReplicatedState) -> ReplicatedState {
         let voters = [(self.replica, self.disk_id)].into();
         let mut state = ReplicatedState {
             sequence: kept.sequence.max(EARLIEST),
@@ -101,6 +78,42 @@ impl Founding {
         };
         state.be_born(&BirthRecord::new(self.cluster_id, &voters));
         state
+    }
+
+    /// The second half of [`found_cluster`]: the log that continues behind a database with a state
+    /// of this `sequence`.
+    ///
+    /// # Errors
+    /// As for [`found_cluster`].
+    ///
+    /// # Panics
+    /// If the storage holds a log.
+    pub fn write_log<S: Storage>(&self, storage: &mut S, sequence: Sequence) -> Result<(), StorageError> {
+        let found = storage.recover()?;
+        assert!(found.hard_state.is_none() && found.last == Sequence::ZERO, "a cluster is founded where no log is");
+        let write = Persist {
+            write_id: WriteId(1),
+            hard_state: HardState {
+                cluster_id: self.cluster_id,
+                epoch: Epoch::FIRST,
+                disk_id: self.disk_id,
+                // A disk that was never started gets another name at its first start.
+                boot: Boot(1),
+                promised: View::BIRTH,
+                accepted_view: View::BIRTH,
+                generation: self.generation,
+                lease_us: 0,
+                ended_view: View::BIRTH,
+            },
+            base: Some(sequence),
+            from: sequence.next(),
+            truncate: false,
+            entries: Vec::new(),
+        };
+        match storage.persist(&[write])? {
+            0 => Err(StorageError::Full { path: "the new log".to_owned() }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -128,16 +141,20 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Looks at a log, and at the state that the database of its generation holds. Returns `None`
-    /// if the disk is empty or belongs to no cluster yet.
+    /// Looks at a log. `state_of` returns the state that the database of a generation holds.
+    /// Returns `None` if the disk is empty or belongs to no cluster yet.
     ///
     /// # Errors
     /// Those of the storage.
-    pub fn of<S: Storage>(storage: &mut S, state: ReplicatedState) -> Result<Option<Survey>, StorageError> {
+    pub fn of<S: Storage>(
+        storage: &mut S,
+        state_of: impl FnOnce(u64) -> ReplicatedState,
+    ) -> Result<Option<Survey>, StorageError> {
         let found = storage.recover()?;
         let Some(hard_state) = found.hard_state.filter(|hard| hard.cluster_id != ClusterId::NONE) else {
             return Ok(None);
         };
+        let state = state_of(hard_state.generation);
         let from = state.sequence.next().max(found.first);
         let entries = storage.load(from)?;
         let is_joined = found.first <= state.sequence.next() && found.last >= state.sequence;
@@ -325,7 +342,7 @@ mod tests {
         let mut storage = log(vec![Value::default(); 10], 36, Epoch::FIRST);
         storage.damage(Sequence(37), Sequence(37));
         storage.damage(Sequence(43), Sequence(44));
-        let survey = Survey::of(&mut storage, former()).unwrap().unwrap();
+        let survey = Survey::of(&mut storage, |_| former()).unwrap().unwrap();
         assert_eq!((survey.first, survey.last, survey.committed), (Sequence(36), Sequence(45), Sequence(40)));
         assert_eq!(survey.lost, [(Sequence(37), Sequence(37)), (Sequence(43), Sequence(44))]);
         assert_eq!(survey.configuration.unwrap().members.len(), 3);
@@ -335,13 +352,13 @@ mod tests {
     #[test]
     fn a_seal_in_the_log_names_the_members_that_follow() {
         let mut storage = log(vec![Value::default(), seal(2)], 41, Epoch::FIRST);
-        let survey = Survey::of(&mut storage, former()).unwrap().unwrap();
+        let survey = Survey::of(&mut storage, |_| former()).unwrap().unwrap();
         assert_eq!(survey.configuration.unwrap().epoch, Epoch(1));
         let next = survey.next_configuration.unwrap();
         assert_eq!((next.epoch, next.since), (Epoch(2), Sequence(42)));
         // The same log of a replica that has entered: everything through the seal is chosen.
         let mut storage = log(vec![Value::default(), seal(2), Value::default()], 41, Epoch(2));
-        let survey = Survey::of(&mut storage, former()).unwrap().unwrap();
+        let survey = Survey::of(&mut storage, |_| former()).unwrap().unwrap();
         assert_eq!(survey.configuration.unwrap().epoch, Epoch(2));
         assert_eq!((survey.next_configuration, survey.committed), (None, Sequence(42)));
     }
@@ -349,10 +366,10 @@ mod tests {
     #[test]
     fn a_log_that_does_not_continue_the_database_says_nothing_about_the_members() {
         let mut storage = log(vec![Value::default()], 50, Epoch::FIRST);
-        let survey = Survey::of(&mut storage, former()).unwrap().unwrap();
+        let survey = Survey::of(&mut storage, |_| former()).unwrap().unwrap();
         assert!(!survey.is_joined());
         assert_eq!((survey.configuration, survey.committed), (None, Sequence(49)));
-        assert_eq!(Survey::of(&mut InMemoryStorage::new(), former()).unwrap(), None);
+        assert_eq!(Survey::of(&mut InMemoryStorage::new(), |_| former()).unwrap(), None);
     }
 
     fn survivor(replica: u8, last: u64, lost: &[(u64, u64)]) -> Survivor {
