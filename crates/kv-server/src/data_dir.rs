@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The identity is written before any data, atomically and durably. It never changes, except that
-//! the cluster id is added once the cluster has been bootstrapped. A directory can be opened only
+//! the cluster id is added once the cluster has been bootstrapped, and replaced by a recovery from
+//! the loss of a quorum (see the module `recover`). A directory can be opened only
 //! with its own identity. A new directory is claimed only after everything else that may refuse a
 //! start, so that a failed start leaves no trace.
 //!
@@ -28,12 +29,15 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::directory_id::DirectoryId;
 use crate::mode::Mode;
+use crate::recover::RecoveryRecord;
 
-const LOCK_FILE: &str = "lock";
-const IDENTITY_FILE: &str = "identity.json";
+pub(crate) const LOCK_FILE: &str = "lock";
+pub(crate) const IDENTITY_FILE: &str = "identity.json";
 const IDENTITY_DRAFT: &str = "identity.json.new";
 /// Raised when the layout changes in a way that an older program must not touch.
 const FORMAT: u32 = 1;
+/// The format while a recovery is under way: programs that know of none must not touch it.
+const RECOVERING_FORMAT: u32 = 2;
 
 /// Why a data directory cannot be used. Each message says what the user can do.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +61,11 @@ pub enum DataDirError {
         "data directory {dir} holds other files (`{entry}`) and no data of this program; choose an empty or new --data-dir"
     )]
     NotOurs { dir: PathBuf, entry: String },
+    #[error(
+        "a recovery of data directory {dir} has begun and not ended: `synodkv recover apply --data-dir {dir}` with the same \
+         plan finishes it"
+    )]
+    BeingRecovered { dir: PathBuf },
     #[error("{path} is damaged: {reason}; restore it, or choose another --data-dir")]
     Damaged { path: PathBuf, reason: String },
     #[error("{path} is {found}, and a directory is needed there; remove it, or choose another --data-dir")]
@@ -77,18 +86,37 @@ pub enum DataDirError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
+/// Whose data a directory holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
+pub(crate) struct Identity {
     format: u32,
-    mode: Mode,
+    pub(crate) mode: Mode,
     /// The replicas whose data is here, ascending; empty in standalone mode.
-    replicas: Vec<u32>,
+    pub(crate) replicas: Vec<u32>,
     /// Known once the cluster has been bootstrapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cluster_id: Option<String>,
+    pub(crate) cluster_id: Option<String>,
+    /// A recovery that has begun and not ended. No server opens the directory meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recovery: Option<RecoveryRecord>,
 }
 
 impl Identity {
+    /// The recovery that is under way.
+    pub(crate) fn recovery(&self) -> Option<&RecoveryRecord> {
+        self.recovery.as_ref()
+    }
+
+    /// The same identity while `recovery` is under way.
+    pub(crate) fn while_recovering(&self, recovery: RecoveryRecord) -> Identity {
+        Identity { format: RECOVERING_FORMAT, recovery: Some(recovery), ..self.clone() }
+    }
+
+    /// The identity after a recovery, which made the directory one of another cluster.
+    pub(crate) fn recovered(&self, cluster_id: String) -> Identity {
+        Identity { format: FORMAT, recovery: None, cluster_id: Some(cluster_id), ..self.clone() }
+    }
+
     fn describe(&self) -> String {
         match (self.mode, self.replicas.as_slice()) {
             (Mode::Standalone, _) => "a standalone server".to_string(),
@@ -135,10 +163,13 @@ impl DataDir {
         ];
         let mut replicas = replicas.to_vec();
         replicas.sort_unstable();
-        let wanted = Identity { format: FORMAT, mode, replicas, cluster_id: None };
+        let wanted = Identity { format: FORMAT, mode, replicas, cluster_id: None, recovery: None };
         let found = read_identity(root)?;
         let is_new = found.is_none();
         let identity = match found {
+            Some(found) if found.recovery.is_some() => {
+                return Err(DataDirError::BeingRecovered { dir: root.to_path_buf() });
+            }
             Some(found) if found.mode == wanted.mode && found.replicas == wanted.replicas => found,
             Some(found) => {
                 let (flags, found, wanted) = (found.flags(), found.describe(), wanted.describe());
@@ -308,7 +339,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Data
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
-fn lock(root: &Path) -> Result<File, DataDirError> {
+pub(crate) fn lock(root: &Path) -> Result<File, DataDirError> {
     let path = root.join(LOCK_FILE);
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
     let started = Instant::now();
@@ -322,7 +353,7 @@ fn lock(root: &Path) -> Result<File, DataDirError> {
     }
 }
 
-fn read_identity(root: &Path) -> Result<Option<Identity>, DataDirError> {
+pub(crate) fn read_identity(root: &Path) -> Result<Option<Identity>, DataDirError> {
     let path = root.join(IDENTITY_FILE);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
@@ -335,7 +366,7 @@ fn read_identity(root: &Path) -> Result<Option<Identity>, DataDirError> {
     let format = value.get("format").and_then(serde_json::Value::as_u64);
     let format =
         format.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| damaged("`format` is missing".to_string()))?;
-    if format > FORMAT {
+    if format > FORMAT && format != RECOVERING_FORMAT {
         return Err(DataDirError::NewerFormat { dir: root.to_path_buf(), found: format });
     }
     serde_json::from_value(value).map(Some).map_err(|e| damaged(e.to_string()))
@@ -343,7 +374,7 @@ fn read_identity(root: &Path) -> Result<Option<Identity>, DataDirError> {
 
 /// Writes a new file and renames it, so that a crash leaves either the old or the new one,
 /// complete.
-fn write_identity(root: &Path, identity: &Identity) -> Result<(), DataDirError> {
+pub(crate) fn write_identity(root: &Path, identity: &Identity) -> Result<(), DataDirError> {
     let draft = root.join(IDENTITY_DRAFT);
     let mut text = serde_json::to_string_pretty(identity).expect("plain fields always serialize");
     text.push('\n');

@@ -34,6 +34,7 @@ mod mode;
 pub mod order;
 mod ports;
 pub mod problems;
+pub mod recover;
 pub mod replication;
 pub mod restarting;
 pub mod router;

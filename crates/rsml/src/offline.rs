@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::configuration::{Configuration, ConfiguredMember};
+use crate::configuration::Configuration;
 use crate::core::choice::{Choice, Promised, choose_log};
 use crate::core::configuration_at;
 use crate::value::{BirthRecord, ReplicatedState, Value};
@@ -241,7 +241,7 @@ pub fn can_elect(survivors: &[Survivor], voters: usize) -> bool {
 mod tests {
     use super::*;
     use crate::FeatureLevel;
-    use crate::configuration::Reconfigure;
+    use crate::configuration::{ConfiguredMember, Reconfigure};
     use crate::core::{CoreOptions, Replica, Start};
     use crate::value::SessionState;
     use crate::wal::InMemoryStorage;

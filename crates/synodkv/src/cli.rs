@@ -16,6 +16,7 @@ use crate::import::ImportArgs;
 use crate::member::{JoinArgs, MemberArgs};
 use crate::output::Format;
 use crate::range::RangeArgs;
+use crate::recover::RecoverArgs;
 use crate::statement::commands;
 use crate::targets::{AdminTarget, ThriftTarget};
 use crate::text::Notation;
@@ -65,6 +66,7 @@ pub enum Command {
     Bench(BenchArgs),
     BenchDisk(BenchDiskArgs),
     Cert(CertArgs),
+    Recover(RecoverArgs),
 }
 
 /// Start a server.

@@ -26,6 +26,7 @@ mod member;
 mod output;
 mod predecessor;
 mod range;
+mod recover;
 mod reload;
 mod screen;
 mod serve;
@@ -109,6 +110,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Verify(args) => on_one_thread()?.block_on(verify::run(args)),
         Command::Bench(args) => on_one_thread()?.block_on(bench::run(args)),
         Command::Cert(args) => cert::run(args),
+        Command::Recover(args) => recover::run(args),
         Command::BenchDisk(args) => bench_disk::run(args),
     }
 }
