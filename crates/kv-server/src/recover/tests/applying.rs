@@ -246,15 +246,32 @@ fn other_replicas_of_the_process_have_to_be_moved_away_first() {
 }
 
 #[test]
-fn a_second_recovery_keeps_the_first_ones_files() {
+fn a_second_recovery_keeps_what_the_first_one_kept() {
     let directory = Directory::new(40, 25);
     apply(&directory, &directory.plan());
-    let log = directory.open_log();
-    drop(log);
-    // The founder alone is a majority: there is nothing to recover, whatever it lost since.
-    let survivors = [("2.json".to_string(), directory.inspection())];
-    let refused = make_plan(&survivors, None).expect_err("it can elect itself").to_string();
-    assert!(refused.contains("nothing has to be recovered"), "{refused}");
-    fs::create_dir(directory.replica().join("wal.before-recovery-2")).expect("created");
-    assert!(directory.replica().join("wal.before-recovery-1").exists());
+    let kept = |number: u32| {
+        ["wal", "db"].map(|name| everything(&directory.replica().join(format!("{name}.before-recovery-{number}"))))
+    };
+    let first = kept(1);
+    let found = directory.inspection();
+    let refused = make_plan(&[("2.json".to_string(), found.clone())], None).expect_err("it can elect itself");
+    assert!(refused.to_string().contains("nothing has to be recovered"), "{refused}");
+    // As if the cluster had grown, and lost its others again.
+    let plan = Plan {
+        cluster_id: found.cluster_id.clone(),
+        disk_id: found.disk_id.clone(),
+        boot: found.boot,
+        promised: found.promised,
+        accepted_view: found.accepted_view,
+        log_last: found.log.last,
+        keep_through: found.log.last,
+        applied: found.applied(),
+        ..Directory::new(5, 5).plan()
+    };
+    let recovered = apply(&directory, &plan);
+    assert_ne!(recovered.cluster_id, found.cluster_id);
+    assert!(recovered.aside.iter().all(|path| path.display().to_string().ends_with("before-recovery-2")));
+    assert!(kept(1) == first, "the first recovery's files have changed");
+    assert_eq!(kept(2).map(|files| files.len() > 1), [true, true]);
+    directory.with_database(|database| assert_eq!(database.applied_version().0, 39 + 2 * BUMP));
 }
