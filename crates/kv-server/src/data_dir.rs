@@ -29,7 +29,6 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::directory_id::DirectoryId;
 use crate::mode::Mode;
-use crate::recover::RecoveryRecord;
 
 pub(crate) const LOCK_FILE: &str = "lock";
 pub(crate) const IDENTITY_FILE: &str = "identity.json";
@@ -96,19 +95,20 @@ pub(crate) struct Identity {
     /// Known once the cluster has been bootstrapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cluster_id: Option<String>,
-    /// A recovery that has begun and not ended. No server opens the directory meanwhile.
+    /// The record of a recovery that has begun and not ended. No server opens the directory
+    /// meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    recovery: Option<RecoveryRecord>,
+    recovery: Option<serde_json::Value>,
 }
 
 impl Identity {
-    /// The recovery that is under way.
-    pub(crate) fn recovery(&self) -> Option<&RecoveryRecord> {
+    /// The record of the recovery that is under way.
+    pub(crate) fn recovery(&self) -> Option<&serde_json::Value> {
         self.recovery.as_ref()
     }
 
     /// The same identity while `recovery` is under way.
-    pub(crate) fn while_recovering(&self, recovery: RecoveryRecord) -> Identity {
+    pub(crate) fn while_recovering(&self, recovery: serde_json::Value) -> Identity {
         Identity { format: RECOVERING_FORMAT, recovery: Some(recovery), ..self.clone() }
     }
 

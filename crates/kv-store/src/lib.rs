@@ -39,7 +39,7 @@ pub use database::{
 };
 pub use engine::{
     Durability, Engine, EngineKind, MemoryEngine, MemoryInstall, ResourceOptions, SharedResources, begin_install,
-    link_stopped, open_engine, read_stopped,
+    link_stopped, open_engine,
 };
 #[cfg(feature = "rocksdb")]
 pub use engine::{RocksEngine, RocksOptions};

@@ -18,12 +18,13 @@
 //! 3, so that programs which know of no levels refuse the database.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bytes::{Buf, Bytes};
 use kv_api::access::Policy;
 use kv_api::{KvError, Version};
 
-use crate::engine::{Engine, EngineCopy, Table, WriteBatch};
+use crate::engine::{Engine, EngineCopy, StoppedMeta, Table, WriteBatch};
 use crate::gc::window::Window;
 
 const FORMAT_KEY: &[u8] = b"format";
@@ -74,7 +75,7 @@ pub struct StateBlob {
     pub blob: Bytes,
 }
 
-/// What a database that is not open records about itself.
+/// The records of a database that no process has open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRecords {
     /// The feature level.
@@ -92,9 +93,15 @@ pub struct StoredRecords {
 }
 
 impl StoredRecords {
-    /// Reads the records with `get`, which returns those of the meta table by key. A record that is
-    /// missing has its first value.
-    pub(crate) fn read(get: impl Fn(&[u8]) -> Result<Option<Bytes>, KvError>) -> Result<StoredRecords, KvError> {
+    /// Reads the records of the database in the folder `path`, and changes nothing there. A record
+    /// that is missing has its first value.
+    ///
+    /// # Errors
+    /// [`KvError::Corruption`] if it is damaged, or there is none; [`KvError::NotSupported`] in a
+    /// build without RocksDB; else those of the storage.
+    pub fn read(path: &Path) -> Result<StoredRecords, KvError> {
+        let meta = StoppedMeta::open(path)?;
+        let get = |key| meta.get(key);
         let (counters, time_us, oldest_readable) =
             get(STATE_KEY)?.map_or(Ok((Counters::default(), 0, 0)), decode_state)?;
         Ok(StoredRecords {

@@ -91,7 +91,7 @@ mod files {
     use std::path::Path;
     use std::time::SystemTime;
 
-    use kv_store::{ResourceOptions, SharedResources, link_stopped, open_engine, read_stopped};
+    use kv_store::{ResourceOptions, SharedResources, StoredRecords, link_stopped, open_engine};
 
     use super::*;
 
@@ -116,7 +116,7 @@ mod files {
         let last = filled(&database);
         drop(database);
         let before = (files(&path), fs::metadata(&path).unwrap().modified().unwrap());
-        let records = read_stopped(&path).unwrap();
+        let records = StoredRecords::read(&path).unwrap();
         assert_eq!((records.version, records.rows, records.level), (Version(last), 4, 1));
         assert_eq!((records.state, records.time_us), (Some(state(3)), 3_000));
         assert!(before == (files(&path), fs::metadata(&path).unwrap().modified().unwrap()), "the folder has changed");
@@ -127,7 +127,7 @@ mod files {
     fn a_folder_without_a_database_is_reported_and_not_created() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("db");
-        let error = read_stopped(&missing).unwrap_err();
+        let error = StoredRecords::read(&missing).unwrap_err();
         assert!(matches!(error, KvError::Corruption(_)), "{error:?}");
         assert!(!missing.exists());
     }
@@ -148,7 +148,7 @@ mod files {
         database.flush().unwrap();
         drop(database);
         assert!(files(&source) == before, "the source has changed");
-        assert_eq!(read_stopped(&source).unwrap().version, Version(last));
+        assert_eq!(StoredRecords::read(&source).unwrap().version, Version(last));
         fs::remove_dir_all(&source).unwrap();
         let database = open(&linked);
         assert_eq!(get(&database, "a", newest), Ok(Some(Bytes::from_static(b"4"))));

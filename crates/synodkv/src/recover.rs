@@ -1,4 +1,4 @@
-//! `recover`: founds a cluster anew from a surviving replica, after the others are lost for good.
+//! `recover`: founds a new cluster on a surviving replica, after the others are lost for good.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::usage::whole_number;
 
-/// Found the cluster anew after most of its replicas are lost for good.
+/// Go on with a surviving replica after most of them are lost for good.
 ///
 /// Only for that: as long as the lost replicas can come back with their data, start them instead.
 /// `inspect` each surviving data directory, `plan` from all inspections, and `apply` the plan to the

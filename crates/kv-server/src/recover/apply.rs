@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_store::{
-    Durability, EngineKind, ResourceOptions, SharedResources, StateBlob, StoreOptions, TransactionalKvDatabase,
-    link_stopped, open_engine,
+    Durability, EngineKind, ResourceOptions, SharedResources, StateBlob, StoreOptions, StoredRecords,
+    TransactionalKvDatabase, link_stopped, open_engine,
 };
 use rsml::offline::Founding;
 use rsml::wal::{WalOptions, WalStorage};
@@ -105,7 +105,7 @@ impl Recovery {
         let directory = StoppedDirectory::to_write(root)?;
         let id = directory.choose(Some(plan.replica))?;
         if let Some(record) = directory.identity.recovery() {
-            let record = record.clone();
+            let record = RecoveryRecord::from_value(record)?;
             if record.plan != *plan || record.bump_versions != bump_versions {
                 return Err(RecoverError::Refused(format!(
                     "a recovery of {} has begun with another plan or another --bump-versions ({}): finish that one",
@@ -228,7 +228,7 @@ impl Recovery {
 
     fn begin(&mut self) -> Result<(), RecoverError> {
         self.directory.keep_identity(&self.record.aside(IDENTITY_FILE))?;
-        let identity = self.directory.identity.while_recovering(self.record.clone());
+        let identity = self.directory.identity.while_recovering(self.record.to_value());
         self.directory.write_identity(identity)
     }
 
@@ -322,7 +322,7 @@ impl Recovery {
     }
 
     fn write_log(&mut self) -> Result<(), RecoverError> {
-        let sequence = kv_store::read_stopped(&self.building().join(name_of(GENERATION)))?
+        let sequence = StoredRecords::read(&self.building().join(name_of(GENERATION)))?
             .state
             .map(|state| Sequence(state.sequence))
             .ok_or_else(|| lacks_state(&self.building()))?;

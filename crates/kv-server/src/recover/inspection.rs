@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use kv_store::{StoredRecords, read_stopped};
+use kv_store::StoredRecords;
 use rsml::offline::Survey;
 use rsml::wal::{OverlayDisk, WalOptions, WalStorage};
 use rsml::{Configuration, ReplicatedState, Sequence};
@@ -246,7 +246,7 @@ fn records(directory: &StoppedDirectory, id: u32, generation: u64) -> Result<Sto
     if let Some(reason) = found_damaged(&directory.replica(id).join(MARKER), generation) {
         return Err(format!("the database was found to be damaged: {reason}"));
     }
-    let records = read_stopped(&directory.database(id, generation)).map_err(|error| error.to_string())?;
+    let records = StoredRecords::read(&directory.database(id, generation)).map_err(|error| error.to_string())?;
     match &records.state {
         Some(state) if ReplicatedState::from_bytes(&state.blob).is_none() => {
             Err("the database holds a replicated state that cannot be read".to_string())

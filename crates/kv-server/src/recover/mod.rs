@@ -1,5 +1,5 @@
-//! Recovery from the loss of a quorum: most replicas of a cluster are gone for good, and the
-//! cluster is founded anew from what a surviving one holds. Everything here works on the directory
+//! Recovery from the loss of a quorum: most replicas of a cluster are gone for good, and a new
+//! cluster is founded on what a surviving one holds. Everything here works on the directory
 //! of a server that does not run.
 //!
 //! The operator goes three steps (`synodkv recover`):
@@ -23,6 +23,7 @@
 //! does that while it runs; here it would need both disks in one place.
 
 mod apply;
+mod choice;
 mod directory;
 mod error;
 mod inspection;
@@ -34,7 +35,7 @@ mod words;
 mod tests;
 
 pub use apply::{Recovered, Recovery, Step};
+pub use choice::make_plan;
 pub use error::RecoverError;
 pub use inspection::{DatabaseState, Inspection, LogExtent, MemberEntry, MembersAt, inspect};
-pub use plan::{Plan, make_plan};
-pub(crate) use record::RecoveryRecord;
+pub use plan::Plan;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::error::RecoverError;
 use super::plan::Plan;
 
 /// Everything that a recovery has decided when it begins. It is part of the identity of the data
@@ -21,6 +22,21 @@ pub(crate) struct RecoveryRecord {
 }
 
 impl RecoveryRecord {
+    /// Reads what [`RecoveryRecord::to_value`] returned.
+    pub fn from_value(value: &serde_json::Value) -> Result<RecoveryRecord, RecoverError> {
+        serde_json::from_value(value.clone()).map_err(|error| {
+            RecoverError::Refused(format!(
+                "a recovery has begun by a program of another release, whose record cannot be read ({error}): finish it \
+                 with that release"
+            ))
+        })
+    }
+
+    /// The record as a part of the identity.
+    pub fn to_value(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("plain fields always serialize")
+    }
+
     /// The name of something that is kept aside.
     pub fn aside(&self, name: &str) -> String {
         aside(name, self.number)

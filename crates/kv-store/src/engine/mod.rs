@@ -38,7 +38,8 @@ pub use memory::{MemoryEngine, MemoryInstall};
 pub use resources::{ResourceOptions, SharedResources};
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksEngine, RocksInstall, RocksOptions};
-pub use stopped::{link_stopped, read_stopped};
+pub(crate) use stopped::StoppedMeta;
+pub use stopped::link_stopped;
 
 /// The tables of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,31 +1,48 @@
-//! Engines that no process has open: what they record, and further databases from their files.
+//! Engines that no process has open: their records, and further engines from their files.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use bytes::Bytes;
 use kv_api::KvError;
-
-use crate::meta::StoredRecords;
 
 /// Files of this kind never change once they are written, so they can be shared.
 const TABLE_FILE: &str = "sst";
 /// RocksDB's messages, and its lock: not part of the data.
 const NO_DATA: [&str; 2] = ["LOG", "LOCK"];
 
-/// What the database in the folder `path` records about itself. Changes nothing in the folder. No
-/// process may have the database open.
-///
-/// # Errors
-/// [`KvError::Corruption`] if it is damaged, or there is none; [`KvError::NotSupported`] in a build
-/// without RocksDB; else those of the storage.
-pub fn read_stopped(path: &Path) -> Result<StoredRecords, KvError> {
+/// The meta table of an engine that no process has open. Reading it changes nothing in the folder.
+pub(crate) struct StoppedMeta {
     #[cfg(feature = "rocksdb")]
-    return super::rocks::read_stopped(path);
-    #[cfg(not(feature = "rocksdb"))]
-    {
-        let _ = path;
-        Err(super::without_rocksdb())
+    rocks: super::rocks::StoppedRocks,
+}
+
+impl StoppedMeta {
+    /// Opens the table of the engine in the folder `path`.
+    ///
+    /// # Errors
+    /// [`KvError::Corruption`] if it is damaged, or there is none; [`KvError::NotSupported`] in a
+    /// build without RocksDB; else those of the storage.
+    pub fn open(path: &Path) -> Result<StoppedMeta, KvError> {
+        #[cfg(feature = "rocksdb")]
+        return Ok(StoppedMeta { rocks: super::rocks::StoppedRocks::open(path)? });
+        #[cfg(not(feature = "rocksdb"))]
+        {
+            let _ = path;
+            Err(super::without_rocksdb())
+        }
+    }
+
+    /// The value of a key; `None` if the table has none.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        #[cfg(feature = "rocksdb")]
+        return self.rocks.get(key);
+        #[cfg(not(feature = "rocksdb"))]
+        {
+            let _ = key;
+            Err(super::without_rocksdb())
+        }
     }
 }
 
@@ -59,7 +76,7 @@ pub fn link_stopped(from: &Path, to: &Path) -> Result<(), KvError> {
     Ok(())
 }
 
-fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> KvError {
+fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> KvError + use<> {
     let path = path.display().to_string();
     move |error| {
         let text = format!("cannot {action} {path}: {error}");

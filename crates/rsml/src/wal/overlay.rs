@@ -116,7 +116,7 @@ impl OverlayFile {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what the file held at first, with zeros behind its end.
+    /// Reads what the file held at first, with zeros after it.
     fn read_base(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         let stored = self.base.as_ref().map_or(0, |(_, length)| length.saturating_sub(offset));
         let (within, beyond) = bytes.split_at_mut(bytes.len().min(usize::try_from(stored).unwrap_or(usize::MAX)));

@@ -1,5 +1,5 @@
-//! Two replicas of three are lost for good, and the cluster is founded anew from the third: with
-//! real processes, killed while they write.
+//! Two replicas of three are lost for good, and a new cluster is founded on the third: with real
+//! processes, killed while they write.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

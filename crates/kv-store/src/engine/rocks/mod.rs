@@ -42,7 +42,7 @@ use options::{Create, database_options, families, family_name, is_former_layout}
 
 pub use install::RocksInstall;
 pub use options::RocksOptions;
-pub(super) use stopped::read_stopped;
+pub(super) use stopped::StoppedRocks;
 
 /// Write buffers with this many deleted entries are flushed, so that a compaction removes them:
 /// readers pass deleted entries one by one, at some microseconds for ten.
