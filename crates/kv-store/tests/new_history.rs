@@ -1,4 +1,4 @@
-//! A database that goes on under another history, and the files of a database that is not open.
+//! A database that continues under another history, and the files of a database that is not open.
 
 mod support;
 

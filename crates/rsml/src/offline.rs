@@ -1,6 +1,5 @@
-//! Work on the log of a replica that does not run: what it holds, which of several logs is to be
-//! kept when most replicas are lost, and how a new cluster of one member begins on top of a
-//! database that exists already.
+//! Work on the log of a replica that does not run: surveys it, tells whether survivors could elect a
+//! primary, and founds a new cluster of one member on top of a database that exists already.
 //!
 //! A cluster that is founded here begins like one whose log was trimmed: its log is empty and
 //! continues behind the database, and the replicated state in the database holds the bootstrap
@@ -117,7 +116,7 @@ impl Founding {
     }
 }
 
-/// What log and database of a replica hold.
+/// The contents of a replica's log and database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
     /// Everything durable besides log and database.
@@ -204,7 +203,7 @@ fn lost_ranges(known: &[(Sequence, Sequence)], from: Sequence, entries: &[Option
     ranges
 }
 
-/// What a surviving voter would promise in phase 1.
+/// The promise that a surviving voter would make in phase 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survivor {
     /// The number under which its disk votes.

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::usage::whole_number;
 
-/// Go on with a surviving replica after most of them are lost for good.
+/// Found a new cluster on a surviving replica, after most of them are lost for good.
 ///
 /// Only for that: as long as the lost replicas can come back with their data, start them instead.
 /// `inspect` each surviving data directory, `plan` from all inspections, and `apply` the plan to the
@@ -63,7 +63,7 @@ pub enum RecoverAction {
         synodkv recover plan 2.json --out plan.json\n  \
         synodkv recover plan 3.json 4.json --keep 4 > plan.json"))]
     Plan {
-        /// What `inspect` printed for each survivor.
+        /// The output of `inspect` for each survivor.
         #[arg(required = true, value_name = "FILE")]
         inspections: Vec<PathBuf>,
         /// The replica to keep. Only needed if entries are lost that no survivor has: the error says
@@ -78,8 +78,8 @@ pub enum RecoverAction {
     /// Make the survivor that the plan names the only member of a new cluster.
     ///
     /// Its log is applied to a copy of its database (hard links, which take hardly any space at
-    /// first), through the entry that the plan names. The old log and the old database stay beside
-    /// the new ones as `….before-recovery-N`. The command may be killed at any time: until it is
+    /// first), through the entry that the plan names. The old log and the old database stay next
+    /// to the new ones as `….before-recovery-N`. The command may be killed at any time: until it is
     /// finished no server opens the directory, and repeating it with the same plan finishes it.
     #[command(after_help = epilogue("Examples:\n  \
         synodkv recover apply --data-dir /var/lib/synodkv --plan plan.json --dry-run\n  \
@@ -88,7 +88,7 @@ pub enum RecoverAction {
         /// The data directory of the replica that the plan keeps.
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
-        /// What `plan` has written.
+        /// The file that `plan` has written.
         #[arg(long, value_name = "FILE")]
         plan: PathBuf,
         /// You have read what the plan says about the data. Needed for everything but --dry-run.

@@ -75,7 +75,7 @@ const STEPS: [Step; 10] = [
     Step::Finish,
 ];
 
-/// What a recovery has made of the directory.
+/// The result of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     /// The replica, the only member of the new cluster.
@@ -156,7 +156,7 @@ impl Recovery {
         Ok(self.outcome())
     }
 
-    /// What the directory is once all steps are done.
+    /// The result once all steps are done.
     pub fn outcome(&self) -> Recovered {
         let record = &self.record;
         let folder = self.folder();

@@ -1,4 +1,4 @@
-//! Which survivor is kept, and what that means for the data.
+//! Which survivor is kept.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;

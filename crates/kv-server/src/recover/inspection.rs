@@ -1,4 +1,4 @@
-//! What a stopped replica holds.
+//! The contents of a stopped replica's log and database.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::upgrade::{HIGHEST_LEVEL, LOWEST_LEVEL};
 /// The form of an inspection.
 const FORMAT: u32 = 1;
 
-/// What a stopped replica holds.
+/// The contents of a stopped replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
     /// The form of this document.
@@ -68,7 +68,7 @@ pub struct LogExtent {
     pub lost: Vec<(u64, u64)>,
 }
 
-/// What a database holds.
+/// The contents of a database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseState {
     /// The name of its directory.
@@ -236,12 +236,12 @@ pub(super) fn look_at(directory: &StoppedDirectory, id: u32) -> Result<Inspectio
 
 /// The log in a directory, which stays as it is.
 pub(super) fn read_log(path: &Path) -> WalStorage {
-    // Whatever recovery prepares stays in memory, so it had better be small.
+    // The segment that recovery prepares stays in memory, so it is small.
     let options = WalOptions { segment_bytes: 0, background_preparation: false, ..WalOptions::default() };
     WalStorage::over(Arc::new(OverlayDisk::new(path)), options)
 }
 
-/// What the database of a generation records, or why it cannot be used.
+/// The records of a generation's database, or why it cannot be used.
 fn records(directory: &StoppedDirectory, id: u32, generation: u64) -> Result<StoredRecords, String> {
     if let Some(reason) = found_damaged(&directory.replica(id).join(MARKER), generation) {
         return Err(format!("the database was found to be damaged: {reason}"));

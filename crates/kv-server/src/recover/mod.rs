@@ -8,9 +8,9 @@
 //! 2. [`make_plan`] of all inspections: which survivor to keep, and what may be lost.
 //! 3. [`Recovery::run`] on that survivor's directory: makes it the only member of a new cluster.
 //!
-//! What always holds:
+//! Invariants:
 //! - The choice is that of phase 1: the log of the greatest (epoch, accepted view, length) holds
-//!   every entry that any survivor can know as chosen. A plan never keeps less without being told.
+//!   every entry that any survivor can know as chosen. A plan keeps less only if the operator names the replica to keep.
 //! - Former members can neither join nor vote: the cluster and the disk have new names, and the new
 //!   configuration has one member.
 //! - No version is given out twice, and none from before is readable: see

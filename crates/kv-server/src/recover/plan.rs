@@ -1,4 +1,4 @@
-//! What a recovery keeps, as a document.
+//! The document that says which data a recovery keeps.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use super::error::RecoverError;
 /// The form of a plan.
 pub(super) const FORMAT: u32 = 1;
 
-/// What a recovery keeps.
+/// Which data a recovery keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The form of this document.
@@ -38,7 +38,7 @@ pub struct Plan {
     pub survivors: Vec<u32>,
     /// The voters that were not.
     pub lost_voters: Vec<u32>,
-    /// What is kept, and what may be lost or come back, in words.
+    /// In words: which data are kept, and which may be lost or come back.
     pub consequences: Vec<String>,
 }
 

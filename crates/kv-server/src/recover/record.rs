@@ -9,7 +9,7 @@ use super::plan::Plan;
 /// directory until the recovery has ended, so that repeating it comes to the same result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RecoveryRecord {
-    /// What is kept.
+    /// The plan that it follows.
     pub plan: Plan,
     /// The id of the new cluster, in hexadecimal.
     pub new_cluster_id: String,

@@ -1,4 +1,4 @@
-//! What a recovery means, in words for the operator.
+//! The consequences of a recovery, in words for the operator.
 
 use super::inspection::Inspection;
 use super::plan::Plan;
@@ -16,7 +16,7 @@ fn replicas(numbers: &[u32]) -> String {
     format!("{word} {}", ids(numbers.iter().copied()))
 }
 
-/// What is kept, and what may be lost or come back.
+/// Says which data are kept, and which may be lost or come back.
 pub(super) fn consequences(plan: &Plan, chosen: &Inspection, all: &[&Inspection]) -> Vec<String> {
     let Plan { replica, keep_through, committed, applied, .. } = plan;
     let mut said = vec![format!(
@@ -110,7 +110,7 @@ pub(super) fn in_doubt(all: &[&Inspection], best: (u64, u64, u64), knows: &Inspe
     )
 }
 
-/// What each survivor would keep, one line for each.
+/// For each survivor one line that says how much it would keep.
 fn choices(all: &[&Inspection]) -> String {
     let each = all.iter().map(|survivor| match survivor.sound_through() {
         None => format!("replica {}: unusable, {}", survivor.replica, why_apart(survivor)),

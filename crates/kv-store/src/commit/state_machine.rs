@@ -108,7 +108,7 @@ impl StateMachine {
     /// `batch`.
     ///
     /// # Errors
-    /// [`KvError::InvalidOperation`] if there are not so many versions left.
+    /// [`KvError::InvalidOperation`] if too few versions are left.
     pub fn skip_versions(&mut self, versions: u64, batch: &mut WriteBatch) -> Result<(), KvError> {
         let version = self.counters.version;
         let next = version.checked_add(versions).filter(|next| *next <= MAX_SKIPPED_TO);

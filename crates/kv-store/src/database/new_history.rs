@@ -1,4 +1,4 @@
-//! A database that goes on under another history, because the end of its own is lost.
+//! A database that continues under another history, because the end of its own is lost.
 //!
 //! Clients may have seen versions that this database never had: those of commits that only lost
 //! replicas knew. None of these may be taken for a version of the new history. So it begins far
@@ -15,7 +15,7 @@ impl TransactionalKvDatabase {
     /// rows are those of the newest version before.
     ///
     /// # Errors
-    /// [`KvError::InvalidOperation`] if there are not so many versions left, with nothing written;
+    /// [`KvError::InvalidOperation`] if too few versions are left, with nothing written;
     /// and those of the storage, which are final.
     pub fn begin_new_history(&self, versions: u64, state: StateBlob) -> Result<Version, KvError> {
         let mut writer = self.core.writer()?;

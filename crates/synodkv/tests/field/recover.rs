@@ -16,7 +16,7 @@ use crate::waiting::eventually;
 
 const BUMP: u64 = 1_000_000_000;
 
-/// What the writer through one replica was told: `acknowledged` writes, each after the one before.
+/// A writer through one replica, and how many of its writes were acknowledged.
 struct Writer {
     acknowledged: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
@@ -132,7 +132,7 @@ impl Loaded {
         &self.cluster.servers[self.survivor]
     }
 
-    /// What a recovery promises: all that the survivor acknowledged, and of the others' writes a
+    /// A recovery promises all that the survivor acknowledged, and of the others' writes a
     /// beginning without gaps.
     async fn check_rows(&self, address: &str) {
         for (id, writer) in self.writers.iter().enumerate() {
@@ -223,7 +223,7 @@ fn what_the_survivor_acknowledged_is_there_after_the_loss_of_both_others() {
     });
 }
 
-/// The survivor stands still while the two others go on, so that it lacks what they acknowledged.
+/// The survivor stands still while the two others write, so that it lacks what they acknowledged.
 #[test]
 fn nothing_that_only_the_lost_replicas_knew_is_mistaken_for_something_new() {
     run(async {

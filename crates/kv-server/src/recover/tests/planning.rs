@@ -131,7 +131,7 @@ fn a_majority_that_lacks_what_an_election_needs_is_recovered() {
     let text = refusal(&[damaged(0), damaged(1)], None);
     assert!(text.contains("entries are lost"), "{text}");
     assert_eq!(kept(&[damaged(0), damaged(1)], Some(1)), (1, 59));
-    // What the databases have applied is needed by no election.
+    // No election needs entries that the databases have applied.
     let applied = |id| with_voters(losing(survivor(id, 257, 90), &[(30, 40)]), &[0, 1, 2]);
     assert!(refusal(&[applied(0), applied(1)], None).contains("nothing has to be recovered"));
 }
