@@ -106,7 +106,7 @@ pub struct MembersAt {
 pub struct MemberEntry {
     /// The number of the replica.
     pub replica: u32,
-    /// `voter` or `learner`.
+    /// `voter` or `observer`.
     pub role: String,
     /// The disk that votes.
     pub disk_id: Option<String>,
@@ -119,7 +119,7 @@ impl MembersAt {
         let members = configuration.members.iter().map(|(id, member)| {
             let disk = member.voting_disk();
             let peer = Some(member.addresses().peer.clone()).filter(|peer| !peer.is_empty());
-            let role = if disk.is_some() { "voter" } else { "learner" }.to_string();
+            let role = if disk.is_some() { "voter" } else { "observer" }.to_string();
             MemberEntry { replica: u32::from(id.0), role, disk_id: disk.map(|disk| disk.to_string()), peer }
         });
         let (epoch, since) = (configuration.epoch.0, configuration.since.0);
