@@ -99,12 +99,20 @@ pub(crate) struct Identity {
     /// meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     recovery: Option<serde_json::Value>,
+    /// The record of the last recovery that has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_recovery: Option<serde_json::Value>,
 }
 
 impl Identity {
     /// The record of the recovery that is under way.
     pub(crate) fn recovery(&self) -> Option<&serde_json::Value> {
         self.recovery.as_ref()
+    }
+
+    /// The record of the last recovery that has ended.
+    pub(crate) fn last_recovery(&self) -> Option<&serde_json::Value> {
+        self.last_recovery.as_ref()
     }
 
     /// The same identity while `recovery` is under way.
@@ -114,7 +122,8 @@ impl Identity {
 
     /// The identity after a recovery, which made the directory one of another cluster.
     pub(crate) fn recovered(&self, cluster_id: String) -> Identity {
-        Identity { format: FORMAT, recovery: None, cluster_id: Some(cluster_id), ..self.clone() }
+        let (recovery, last_recovery) = (None, self.recovery.clone());
+        Identity { format: FORMAT, recovery, last_recovery, cluster_id: Some(cluster_id), ..self.clone() }
     }
 
     fn describe(&self) -> String {
@@ -163,7 +172,7 @@ impl DataDir {
         ];
         let mut replicas = replicas.to_vec();
         replicas.sort_unstable();
-        let wanted = Identity { format: FORMAT, mode, replicas, cluster_id: None, recovery: None };
+        let wanted = Identity { format: FORMAT, mode, replicas, cluster_id: None, recovery: None, last_recovery: None };
         let found = read_identity(root)?;
         let is_new = found.is_none();
         let identity = match found {

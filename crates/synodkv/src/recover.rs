@@ -192,6 +192,8 @@ fn show_steps(format: Format, plan: &Plan, steps: &[String]) -> Result<ExitCode,
 }
 
 fn apply(mut recovery: Recovery, format: Format) -> Result<ExitCode, Failure> {
+    let again =
+        if recovery.steps().is_empty() { "this plan was applied before, and nothing was left to do: " } else { "" };
     while let Some(step) = recovery.step().map_err(repeatable)? {
         if format == Format::Text {
             output::remark(format!("done: {step}"));
@@ -200,7 +202,7 @@ fn apply(mut recovery: Recovery, format: Format) -> Result<ExitCode, Failure> {
     let Recovered { replica, cluster_id, aside } = recovery.outcome();
     let aside: Vec<String> = aside.iter().map(|path| path.display().to_string()).collect();
     let text = format!(
-        "replica {replica} is the only member of the new cluster {cluster_id}: start its server, then add others with empty \
+        "{again}replica {replica} is the only member of the new cluster {cluster_id}: start its server, then add others with empty \
          directories\nkept aside, remove it once the cluster is as you want it: {}",
         aside.join(", ")
     );

@@ -116,6 +116,11 @@ impl Recovery {
             let rest = rest_of(&directory, &record);
             return Ok(Recovery { directory, record, found: None, rest });
         }
+        let last = directory.identity.last_recovery().and_then(|record| RecoveryRecord::from_value(record).ok());
+        if let Some(record) = last.filter(|record| record.plan == *plan) {
+            // It was interrupted when nothing was left to do but to say so, or is repeated later.
+            return Ok(Recovery { directory, record, found: None, rest: &[] });
+        }
         refuse_other_replicas(&directory, id)?;
         let found = look_at(&directory, id)?;
         check(&found, plan)?;
