@@ -287,7 +287,8 @@ fn a_recovery_that_is_killed_again_and_again_ends_all_the_same() {
         let data_dir = loaded.survivor().data_dir.clone();
         let plan = planned(&data_dir, folder.path());
         let (mut kills, mut refused) = (0, 0);
-        for lifetime_ms in (0..).step_by(3) {
+        let longer = |lifetime_ms: &u64| Some(lifetime_ms + lifetime_ms / 6 + 2);
+        for lifetime_ms in std::iter::successors(Some(0), longer) {
             let mut command = Command::new(PROGRAM);
             command.args(["recover", "apply", "--data-dir", path(&data_dir), "--plan", path(&plan)]);
             let command = command.arg("--i-accept-data-loss").stdout(Stdio::null()).stderr(Stdio::null());
