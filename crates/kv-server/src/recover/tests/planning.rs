@@ -141,7 +141,7 @@ fn a_seal_whose_members_are_gone_needs_a_recovery_though_the_present_majority_is
     let next = Some(members(2, &[0, 3, 4]));
     let alone = with_voters(survivor(0, 257, 90), &[0]);
     let sealed = Inspection { next_configuration: next, ..alone };
-    let plan = planned(&[sealed.clone()], None).expect("it would enter the epoch, and find nobody there");
+    let plan = planned(std::slice::from_ref(&sealed), None).expect("it would enter the epoch, and find nobody there");
     assert_eq!((plan.replica, plan.lost_voters.as_slice()), (0, &[3, 4][..]));
     let growing = Inspection { next_configuration: Some(members(2, &[0])), ..sealed };
     assert!(refusal(&[growing], None).contains("nothing has to be recovered"));
