@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The identity is written before any data, atomically and durably. It never changes, except that
-//! the cluster id is added once the cluster has been bootstrapped, and by a conversion (`convert`),
-//! whose last step it is. A directory can be opened only
+//! the cluster id is added once the cluster has been bootstrapped, by a conversion (`convert`), whose
+//! last step it is, and by a recovery from the loss of a quorum (`recover`). A directory can be opened only
 //! with its own identity. A new directory is claimed only after everything else that may refuse a
 //! start, so that a failed start leaves no trace.
 //!
@@ -18,28 +18,28 @@
 //! succeed because the files are open. [`DataDir::check_presence`] detects this.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use crate::config::Config;
 use crate::directory_id::DirectoryId;
 use crate::mode::Mode;
 
+mod identity;
+
+use identity::{FORMAT, IDENTITY_DRAFT};
+pub(crate) use identity::{Identity, read_identity, write_identity};
+
 pub(crate) const LOCK_FILE: &str = "lock";
 pub(crate) const IDENTITY_FILE: &str = "identity.json";
-const IDENTITY_DRAFT: &str = "identity.json.new";
 /// The note of a conversion that has begun (`convert`).
 pub(crate) const CONVERT_NOTE: &str = "convert.json";
 /// What is left of the identity of a directory whose replicas were moved into directories of their
 /// own.
 pub(crate) const SPLIT_IDENTITY: &str = "identity.json.split";
-/// Raised when the layout changes in a way that an older program must not touch.
-const FORMAT: u32 = 1;
 
 /// Why a data directory cannot be used. Each message says what the user can do.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,11 @@ pub enum DataDirError {
          same --out finishes that, or says where the replicas are; choose the directory of a replica as --data-dir"
     )]
     Split { dir: PathBuf },
+    #[error(
+        "a recovery of data directory {dir} has begun and not ended: `synodkv recover apply --data-dir {dir}` with the same \
+         plan finishes it"
+    )]
+    BeingRecovered { dir: PathBuf },
     #[error("{path} is damaged: {reason}; restore it, or choose another --data-dir")]
     Damaged { path: PathBuf, reason: String },
     #[error("{path} is {found}, and a directory is needed there; remove it, or choose another --data-dir")]
@@ -86,47 +91,6 @@ pub enum DataDirError {
         "data directory: cannot {action} {path}: {source}; look at its owner and permissions, or choose another --data-dir"
     )]
     Io { action: &'static str, path: PathBuf, source: io::Error },
-}
-
-/// Whose data a directory holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Identity {
-    format: u32,
-    pub(crate) mode: Mode,
-    /// The replicas whose data is here, ascending; empty in standalone mode.
-    pub(crate) replicas: Vec<u32>,
-    /// Known once the cluster has been bootstrapped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) cluster_id: Option<String>,
-}
-
-impl Identity {
-    /// The identity of a directory of this format.
-    pub(crate) fn new(mode: Mode, replicas: &[u32], cluster_id: Option<String>) -> Identity {
-        let mut replicas = replicas.to_vec();
-        replicas.sort_unstable();
-        Identity { format: FORMAT, mode, replicas, cluster_id }
-    }
-
-    pub(crate) fn describe(&self) -> String {
-        match (self.mode, self.replicas.as_slice()) {
-            (Mode::Standalone, _) => "a standalone server".to_string(),
-            (Mode::Replicated, [id]) => format!("replica {id} in replicated mode"),
-            (Mode::Replicated, ids) => {
-                let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
-                format!("replicas {} in one process in replicated mode", ids.join(", "))
-            }
-        }
-    }
-
-    /// The flags with which to start a server on this directory.
-    fn flags(&self) -> String {
-        match (self.mode, self.replicas.as_slice()) {
-            (Mode::Standalone, _) => "--mode standalone".to_string(),
-            (Mode::Replicated, [id]) => format!("--node-id {id}, with the --config that lists the replicas"),
-            (Mode::Replicated, _) => "--mode replicated, without --node-id".to_string(),
-        }
-    }
 }
 
 /// An open data directory. Dropping it releases the lock.
@@ -162,6 +126,9 @@ impl DataDir {
             );
         }
         let identity = match found {
+            Some(found) if found.recovery.is_some() => {
+                return Err(DataDirError::BeingRecovered { dir: root.to_path_buf() });
+            }
             Some(found) if found.mode == wanted.mode && found.replicas == wanted.replicas => found,
             Some(found) => {
                 let (flags, found, wanted) = (found.flags(), found.describe(), wanted.describe());
@@ -356,42 +323,6 @@ pub(crate) fn lock(root: &Path) -> Result<File, DataDirError> {
             Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
         }
     }
-}
-
-/// The identity in a file; `None` if there is no such file.
-pub(crate) fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io_error("read", path)(e)),
-    };
-    let damaged = |reason: String| DataDirError::Damaged { path: path.to_path_buf(), reason };
-    // Checks the format first, because a newer one may have other fields.
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
-    let format = value.get("format").and_then(serde_json::Value::as_u64);
-    let format =
-        format.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| damaged("`format` is missing".to_string()))?;
-    if format > FORMAT {
-        let dir = path.parent().unwrap_or(path).to_path_buf();
-        return Err(DataDirError::NewerFormat { dir, found: format });
-    }
-    serde_json::from_value(value).map(Some).map_err(|e| damaged(e.to_string()))
-}
-
-/// Writes a new file and renames it, so that a crash leaves either the old or the new one,
-/// complete.
-pub(crate) fn write_identity(root: &Path, identity: &Identity) -> Result<(), DataDirError> {
-    let draft = root.join(IDENTITY_DRAFT);
-    let mut text = serde_json::to_string_pretty(identity).expect("plain fields always serialize");
-    text.push('\n');
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, root.join(IDENTITY_FILE))?;
-        File::open(root)?.sync_all()
-    };
-    write().map_err(io_error("write", &root.join(IDENTITY_FILE)))
 }
 
 /// A directory without identity must be practically empty, so that a mistyped path does not fill up

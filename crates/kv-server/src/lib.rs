@@ -35,6 +35,7 @@ mod mode;
 pub mod order;
 mod ports;
 pub mod problems;
+pub mod recover;
 pub mod replication;
 pub mod restarting;
 pub mod router;

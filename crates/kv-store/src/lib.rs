@@ -39,11 +39,11 @@ pub use database::{
 };
 pub use engine::{
     Durability, Engine, EngineKind, MemoryEngine, MemoryInstall, ResourceOptions, SharedResources, begin_install,
-    open_engine,
+    link_stopped, open_engine,
 };
 #[cfg(feature = "rocksdb")]
 pub use engine::{RocksEngine, RocksOptions};
 pub use gc::collector::Collected;
-pub use meta::StateBlob;
+pub use meta::{StateBlob, StoredRecords};
 pub use read::readers::MAX_PINS;
 pub use read::reads::RowsHash;

@@ -18,12 +18,13 @@
 //! 3, so that programs which know of no levels refuse the database.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bytes::{Buf, Bytes};
 use kv_api::access::Policy;
 use kv_api::{KvError, Version};
 
-use crate::engine::{Engine, EngineCopy, Table, WriteBatch};
+use crate::engine::{Engine, EngineCopy, StoppedMeta, Table, WriteBatch};
 use crate::gc::window::Window;
 
 const FORMAT_KEY: &[u8] = b"format";
@@ -74,6 +75,46 @@ pub struct StateBlob {
     pub blob: Bytes,
 }
 
+/// The records of a database that no process has open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRecords {
+    /// The feature level.
+    pub level: u32,
+    /// Version of the newest commit.
+    pub version: Version,
+    /// The oldest version that can be read.
+    pub oldest_readable: Version,
+    /// Rows, including those that a range clear hides and that are not collected yet.
+    pub rows: u64,
+    /// Replicated time of the last write, in microseconds.
+    pub time_us: u64,
+    /// The record of the replication layer; `None` before its first batch.
+    pub state: Option<StateBlob>,
+}
+
+impl StoredRecords {
+    /// Reads the records of the database in the folder `path`, and changes nothing there. A record
+    /// that is missing has its first value.
+    ///
+    /// # Errors
+    /// [`KvError::Corruption`] if it is damaged, or there is none; [`KvError::NotSupported`] in a
+    /// build without RocksDB; else those of the storage.
+    pub fn read(path: &Path) -> Result<StoredRecords, KvError> {
+        let meta = StoppedMeta::open(path)?;
+        let get = |key| meta.get(key);
+        let (counters, time_us, oldest_readable) =
+            get(STATE_KEY)?.map_or(Ok((Counters::default(), 0, 0)), decode_state)?;
+        Ok(StoredRecords {
+            level: get(LEVEL_KEY)?.map_or(Ok(FIRST_LEVEL), decode_level)?,
+            version: Version(counters.version),
+            oldest_readable: Version(oldest_readable),
+            rows: counters.rows,
+            time_us,
+            state: get(BLOB_KEY)?.map(decode_blob).transpose()?,
+        })
+    }
+}
+
 /// Whether a family exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FamilyState {
@@ -111,7 +152,7 @@ pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
 pub(crate) fn load_level(engine: &dyn Engine, highest: u32) -> Result<u32, KvError> {
     let level = match engine.get(Table::Meta, LEVEL_KEY)? {
         None => FIRST_LEVEL,
-        Some(stored) => u32::from_be_bytes(stored.as_ref().try_into().map_err(|_| damaged("level", stored.len()))?),
+        Some(stored) => decode_level(stored)?,
     };
     let format = engine.get(Table::Meta, FORMAT_KEY)?;
     let is_levelled = format.as_deref() == Some(&LEVELLED_FORMAT.to_be_bytes());
@@ -127,6 +168,11 @@ pub(crate) fn load_level(engine: &dyn Engine, highest: u32) -> Result<u32, KvErr
         )));
     }
     Ok(level)
+}
+
+fn decode_level(stored: Bytes) -> Result<u32, KvError> {
+    let level = stored.as_ref().try_into().map_err(|_| damaged("level", stored.len()))?;
+    Ok(u32::from_be_bytes(level))
 }
 
 /// Records a level above the first.

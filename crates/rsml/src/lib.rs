@@ -34,6 +34,7 @@ mod fixtures;
 mod founding;
 mod log_throttle;
 mod message;
+pub mod offline;
 mod snapshot;
 mod storage;
 pub mod transport;

@@ -17,6 +17,7 @@ use crate::import::ImportArgs;
 use crate::member::{JoinArgs, MemberArgs};
 use crate::output::Format;
 use crate::range::RangeArgs;
+use crate::recover::RecoverArgs;
 use crate::statement::commands;
 use crate::targets::{AdminTarget, ThriftTarget};
 use crate::text::Notation;
@@ -67,6 +68,7 @@ pub enum Command {
     BenchDisk(BenchDiskArgs),
     Cert(CertArgs),
     Convert(ConvertArgs),
+    Recover(RecoverArgs),
 }
 
 /// Start a server.

@@ -27,6 +27,7 @@ mod member;
 mod output;
 mod predecessor;
 mod range;
+mod recover;
 mod reload;
 mod screen;
 mod serve;
@@ -111,6 +112,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Bench(args) => on_one_thread()?.block_on(bench::run(args)),
         Command::Cert(args) => cert::run(args),
         Command::Convert(args) => convert::run(args),
+        Command::Recover(args) => recover::run(args),
         Command::BenchDisk(args) => bench_disk::run(args),
     }
 }

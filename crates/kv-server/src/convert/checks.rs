@@ -9,7 +9,7 @@ use kv_store::EngineKind;
 use super::note::Note;
 use super::{Check, ConvertError, failed_to};
 use crate::config::Config;
-use crate::data_dir::{IDENTITY_FILE, Identity, LOCK_FILE, SPLIT_IDENTITY, read_identity};
+use crate::data_dir::{DataDirError, IDENTITY_FILE, Identity, LOCK_FILE, SPLIT_IDENTITY, read_identity};
 
 pub(super) fn check(what: impl Into<String>, met: bool, obstacle: impl FnOnce() -> String) -> Check {
     Check { what: what.into(), obstacle: (!met).then(obstacle) }
@@ -24,6 +24,9 @@ pub(super) fn found(root: &Path) -> Result<(Identity, Option<Note>), ConvertErro
     let identity = read_identity(&root.join(IDENTITY_FILE)).map_err(|e| ConvertError::Refused(e.to_string()))?;
     let note = Note::read(root)?;
     match (identity, &note) {
+        (Some(identity), _) if identity.recovery().is_some() => {
+            refused(DataDirError::BeingRecovered { dir: root.to_path_buf() }.to_string())
+        }
         (Some(identity), _) => Ok((identity, note)),
         (None, Some(Note::Split(out))) if root.join(SPLIT_IDENTITY).exists() => refused(format!(
             "data directory {} was split into directories in {}, or is about to be; give --split and --out as before to \

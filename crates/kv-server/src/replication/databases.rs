@@ -5,6 +5,7 @@
 //! replica-<id>/db-<generation>       every later one
 //! replica-<id>/db….damaged-<n>       a damaged one, set aside; the last is kept, until somebody removes it
 //! replica-<id>/db….copy-<n>          a copy that a peer fetches, while it lasts
+//! replica-<id>/db.before-recovery-<n>  one that a recovery replaced, until somebody removes it
 //! replica-<id>/damaged               which generation was found to be damaged, and how
 //! ```
 //! The consensus log says which generation is live; all others are leftovers. A database that was
@@ -32,7 +33,7 @@ const GENERATION_0: &str = "db";
 const LATER_PREFIX: &str = "db-";
 const COPY_MARK: &str = ".copy-";
 const DAMAGED_MARK: &str = ".damaged-";
-const MARKER: &str = "damaged";
+pub(crate) const MARKER: &str = "damaged";
 const MARKER_DRAFT: &str = "damaged.new";
 
 /// How often to check whether the last reader of a replaced database has ended.
@@ -61,9 +62,9 @@ struct Damage {
 
 /// The content of [`MARKER`].
 #[derive(Serialize, Deserialize)]
-struct Marker {
-    generation: u64,
-    reason: String,
+pub(crate) struct Marker {
+    pub generation: u64,
+    pub reason: String,
 }
 
 impl ReplicaDatabases {
@@ -306,7 +307,8 @@ impl DatabasePlace for ReplicaDatabases {
     }
 }
 
-fn name_of(generation: u64) -> String {
+/// The name of the directory of a generation.
+pub(crate) fn name_of(generation: u64) -> String {
     match generation {
         0 => GENERATION_0.to_string(),
         later => format!("{LATER_PREFIX}{later}"),

@@ -11,7 +11,9 @@ use rsml::transport::{
     TlsError, TlsFile, Transport,
 };
 use rsml::wal::{WalOptions, WalStorage};
-use rsml::{ConsensusReplica, Failure, FailureKind, LevelRange, Membership, ReplicaId, ReplicaOptions, StalledThread};
+use rsml::{
+    ClusterId, ConsensusReplica, Failure, FailureKind, LevelRange, Membership, ReplicaId, ReplicaOptions, StalledThread,
+};
 use tokio::runtime::Handle;
 
 use super::databases::ReplicaDatabases;
@@ -208,11 +210,13 @@ impl Start<'_> {
         };
         let membership = options.core.membership.clone();
         let recovered = ConsensusReplica::recover(options, storage).map_err(|error| failed(&error))?;
+        let cluster_id = recovered.cluster_id();
         let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), recovered.generation());
         let executor = executor.map_err(|error| failed(&error))?;
         let reader = executor.reader().clone();
         let ready = recovered.with_database(executor).map_err(|error| failed(&error))?;
-        let transport = connect(self.config, self.budget, self.network, self.runtime, membership, ready.sink())?;
+        let sink = ready.sink();
+        let transport = connect(self.config, self.budget, self.network, self.runtime, membership, cluster_id, sink)?;
         let certificates = transport.certificates();
         let consensus = Arc::new(ready.start(transport));
         let failing = Arc::downgrade(&consensus);
@@ -246,6 +250,7 @@ fn connect(
     network: &Network,
     runtime: &Handle,
     membership: Membership,
+    cluster_id: ClusterId,
     sink: EventSink,
 ) -> Result<Arc<dyn Transport>, ServerError> {
     let me = membership.me();
@@ -257,6 +262,7 @@ fn connect(
     let own = replication.listens_at(own.expect("the configuration lists every local replica"));
     let key = replication.peer_key(u32::from(me.0));
     let mut options = TcpOptions::new(own.as_str(), membership);
+    options.cluster_id = cluster_id;
     options.listener = listen_now(own).map_err(ServerError::listen(&key, own))?;
     options.reconnect_max_ms = replication.retry_ms;
     options.queue_bytes = budget.memory.replica.peer_queue;

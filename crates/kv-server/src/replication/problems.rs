@@ -246,6 +246,13 @@ fn disconnected(trouble: &Trouble) -> Problem {
             format!("for {since_s} s: cannot listen on {address}: {reason}; the other replicas do not reach it"),
             "give this machine the address, free the port, or correct the address in replication.replicas; it is tried again",
         ),
+        TroubleKind::OtherCluster => Problem::new(
+            "other_cluster",
+            format!("for {since_s} s there has been no connection to it at {address}: {reason}"),
+            "correct the address in replication.replicas if it is wrong. If that cluster was recovered without this replica, \
+             nothing of these data belongs to it: move this data directory aside, and start with an empty one (see \"Two \
+             replicas of three are gone\" in docs/OPERATIONS.md)",
+        ),
         TroubleKind::Refused | TroubleKind::Unreachable => Problem::new(
             "peer_refused",
             format!("for {since_s} s there has been no connection to it at {address}: {reason}"),

@@ -24,6 +24,9 @@ use crate::read::row_cache::RowCache;
 /// refused. Replicas must agree on it, so it is no setting.
 pub const MAX_RECENT_CLEARS: usize = 200_000;
 
+/// Versions are skipped no further: clients' integers have a sign, and commits need some, too.
+const MAX_SKIPPED_TO: u64 = 1 << 62;
+
 /// How much is kept in memory of what the engine holds. No verdict depends on it.
 #[derive(Clone, Copy)]
 pub(crate) struct Sizes {
@@ -99,6 +102,26 @@ impl StateMachine {
     pub fn written(&mut self) {
         self.index.trim();
         self.idempotency.written();
+    }
+
+    /// Continues `versions` versions later, with everything before unreadable, and adds that to
+    /// `batch`.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidOperation`] if too few versions are left.
+    pub fn skip_versions(&mut self, versions: u64, batch: &mut WriteBatch) -> Result<(), KvError> {
+        let version = self.counters.version;
+        let next = version.checked_add(versions).filter(|next| *next <= MAX_SKIPPED_TO);
+        let next = next.ok_or_else(|| {
+            KvError::InvalidOperation(format!(
+                "the newest version is {version}: {versions} more would exceed {MAX_SKIPPED_TO}; skip fewer"
+            ))
+        })?;
+        self.counters.version = next;
+        self.window.close_before(next);
+        meta::put_counters(batch, self.counters, &self.window);
+        meta::put_samples(batch, &self.window);
+        Ok(())
     }
 
     /// Adds the effects of a garbage collection step to `batch`: collected range clears, and rows

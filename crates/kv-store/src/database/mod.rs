@@ -14,6 +14,7 @@ mod garbage;
 mod group_commit;
 mod handover;
 mod install;
+mod new_history;
 mod oneshot;
 mod options;
 mod prepared;

@@ -96,7 +96,7 @@ impl Core {
         Ok(PreparedBatch { core: self, writer, verdicts, committed, is_written: false })
     }
 
-    fn write_prepared(&self, writer: &mut Writer, blob: Option<&StateBlob>) -> Result<(), KvError> {
+    pub(super) fn write_prepared(&self, writer: &mut Writer, blob: Option<&StateBlob>) -> Result<(), KvError> {
         let Writer { state, batch, gc, .. } = writer;
         if let Some(blob) = blob {
             meta::put_blob(batch, blob);

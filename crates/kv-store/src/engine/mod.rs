@@ -20,6 +20,7 @@ mod memory;
 mod resources;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+mod stopped;
 mod superseded;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -37,6 +38,8 @@ pub use memory::{MemoryEngine, MemoryInstall};
 pub use resources::{ResourceOptions, SharedResources};
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksEngine, RocksInstall, RocksOptions};
+pub(crate) use stopped::StoppedMeta;
+pub use stopped::link_stopped;
 
 /// The tables of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

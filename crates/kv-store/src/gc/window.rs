@@ -62,6 +62,13 @@ impl Window {
         self.time_us
     }
 
+    /// Makes every version before `version`, which is the newest, unreadable at once.
+    pub fn close_before(&mut self, version: u64) {
+        assert!(self.oldest_readable <= version, "version {version} has left the window before");
+        self.samples.clear();
+        self.oldest_readable = version;
+    }
+
     /// Advances time to that of a write that is about to be decided; `version` is the newest so
     /// far. Returns whether the samples have changed.
     pub fn advance(&mut self, time_us: u64, window_us: u64, version: u64) -> bool {
@@ -222,6 +229,22 @@ mod tests {
         assert_eq!(window.oldest_readable(), 0);
         window.advance(700_000_000, 60_000_000, 6);
         assert_eq!(window.oldest_readable(), 6);
+    }
+
+    #[test]
+    fn a_closed_window_begins_with_the_newest_version_and_goes_on() {
+        let mut window = Window::default();
+        (1..=100).for_each(|second| {
+            window.advance(second * 1_000_000, 60_000_000, second);
+        });
+        window.close_before(5_000);
+        assert_eq!((window.oldest_readable(), window.time_us()), (5_000, 100_000_000));
+        assert_eq!(Window::new(window.time_us(), 5_000, &window.encoded_samples()), Some(window.clone()));
+        window.advance(101_000_000, 60_000_000, 5_000);
+        window.advance(120_000_000, 60_000_000, 5_001);
+        assert_eq!(window.oldest_readable(), 5_000);
+        window.advance(180_000_000, 60_000_000, 5_002);
+        assert_eq!(window.oldest_readable(), 5_001);
     }
 
     #[test]

@@ -533,7 +533,7 @@ impl Replica {
 /// The voters with which the cluster began, and the members in `epoch`: those of the database's
 /// state, brought there by the seals in the entries that it has not applied. `None` if one of those
 /// is missing.
-fn configuration_at(
+pub(crate) fn configuration_at(
     epoch: Epoch,
     state: &ReplicatedState,
     entries: &[Option<Bytes>],

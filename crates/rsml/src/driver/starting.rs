@@ -17,7 +17,7 @@ use super::status::DriverStatus;
 use super::{sync, threads};
 use crate::core::{Replica, Start};
 use crate::transport::{EventSink, Transport};
-use crate::{Applier, DiskId, ExecutionNotifier, Instant, Recovered, ReplicaId, Storage};
+use crate::{Applier, ClusterId, DiskId, ExecutionNotifier, Instant, Recovered, ReplicaId, Storage};
 
 impl ConsensusReplica {
     /// Recovers a replica's log: the first step of starting the replica. The next steps are
@@ -42,6 +42,11 @@ impl<S: Storage> RecoveredReplica<S> {
     /// The generation of the database that belongs to the log.
     pub fn generation(&self) -> u64 {
         self.recovered.hard_state.map_or(0, |hard| hard.generation)
+    }
+
+    /// The cluster that the log belongs to; [`ClusterId::NONE`] before it is bootstrapped.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.recovered.hard_state.map_or(ClusterId::NONE, |hard| hard.cluster_id)
     }
 
     /// Continues with `executor`, which must have opened the database of

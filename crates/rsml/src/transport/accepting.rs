@@ -72,8 +72,8 @@ enum Rejection {
     Unknown(ReplicaId),
     #[error("it took this replica for replica {0}")]
     Misdirected(ReplicaId),
-    #[error("it belongs to cluster {0}")]
-    Cluster(ClusterId),
+    #[error("replica {replica} there belongs to cluster {found}, and this one to cluster {own}")]
+    Cluster { replica: ReplicaId, found: ClusterId, own: ClusterId },
     #[error("a message of replica {found} came over the connection of replica {expected}")]
     Mixed { expected: ReplicaId, found: ReplicaId },
     #[error("it does not use TLS, and this replica wants TLS")]
@@ -98,6 +98,7 @@ impl Rejection {
             Rejection::Frame(_) | Rejection::Silent | Rejection::Crowd(_) | Rejection::Tls(_) | Rejection::Plain => {
                 None
             }
+            Rejection::Cluster { .. } => Some(Answer::OtherCluster),
             _ => Some(Answer::Refused),
         }
     }
@@ -293,7 +294,8 @@ impl Incoming {
             }
             let both_known = ![sender.cluster_id, self.shared.cluster_id].contains(&ClusterId::NONE);
             if both_known && sender.cluster_id != self.shared.cluster_id {
-                return Err(Rejection::Cluster(sender.cluster_id));
+                let (found, own) = (sender.cluster_id, self.shared.cluster_id);
+                return Err(Rejection::Cluster { replica: sender.replica, found, own });
             }
         }
         match &self.peer {

@@ -25,7 +25,7 @@ use super::shared::TransportShared;
 use super::tls::Credentials;
 use super::trouble::TroubleKind;
 use crate::message::MessageHeader;
-use crate::{Boot, DiskId, Epoch};
+use crate::{Boot, ClusterId, DiskId, Epoch};
 
 /// A connection that the other side accepted.
 enum Connection {
@@ -55,6 +55,8 @@ enum DialError {
     Version { found: u16 },
     #[error("the peer refuses this replica; its log says why")]
     Refused,
+    #[error("the peer belongs to another cluster than the data of this replica, which are of cluster {0}")]
+    OtherCluster(ClusterId),
 }
 
 impl DialError {
@@ -75,6 +77,7 @@ impl DialError {
         match self {
             DialError::Unresolved(_) => TroubleKind::Unresolved,
             DialError::Unreachable(_) | DialError::Silent(_) => TroubleKind::Unreachable,
+            DialError::OtherCluster(_) => TroubleKind::OtherCluster,
             _ => TroubleKind::Refused,
         }
     }
@@ -205,7 +208,7 @@ async fn greet(stream: TcpStream, shared: &TransportShared, peer: &Peer) -> Resu
         None => {
             let (mut reader, mut writer) = stream.into_split();
             let greeting = introduce(hello, &mut reader, &mut writer).await?;
-            accepted(greeting)?;
+            accepted(greeting, shared)?;
             Ok(Connection::Plain(reader, Arc::new(writer)))
         }
         Some(credentials) => {
@@ -214,7 +217,7 @@ async fn greet(stream: TcpStream, shared: &TransportShared, peer: &Peer) -> Resu
             // The accepting side verifies the certificate only now, and may send a TLS alert
             // instead of a greeting.
             let greeting = introduce(hello, &mut reader, &mut writer).await.map_err(DialError::of_tls)?;
-            accepted(greeting)?;
+            accepted(greeting, shared)?;
             Ok(Connection::Tls(reader, writer))
         }
     }
@@ -252,11 +255,12 @@ async fn introduce(
     Ok(greeting)
 }
 
-fn accepted(greeting: [u8; GREETING_BYTES]) -> Result<(), DialError> {
+fn accepted(greeting: [u8; GREETING_BYTES], shared: &TransportShared) -> Result<(), DialError> {
     let Greeting { version, answer } = Greeting::from_bytes(greeting).ok_or(DialError::NoReplica)?;
     match answer {
         Answer::Accepted => Ok(()),
         Answer::WantsTls => Err(DialError::WantsTls),
+        Answer::OtherCluster => Err(DialError::OtherCluster(shared.cluster_id)),
         _ if version != VERSION => Err(DialError::Version { found: version }),
         Answer::Refused | Answer::Other(_) => Err(DialError::Refused),
     }

@@ -22,6 +22,8 @@ pub(super) enum Answer {
     Refused,
     /// The dialler must connect with TLS instead.
     WantsTls,
+    /// The dialler's data belong to another cluster.
+    OtherCluster,
     /// A refusal for a reason that this version does not know.
     Other(u8),
 }
@@ -32,12 +34,13 @@ impl Answer {
             Answer::Accepted => 0x06,
             Answer::Refused => 0x15,
             Answer::WantsTls => 0x18,
+            Answer::OtherCluster => 0x19,
             Answer::Other(code) => code,
         }
     }
 
     fn of(code: u8) -> Self {
-        let known = [Answer::Accepted, Answer::Refused, Answer::WantsTls];
+        let known = [Answer::Accepted, Answer::Refused, Answer::WantsTls, Answer::OtherCluster];
         known.into_iter().find(|answer| answer.code() == code).unwrap_or(Answer::Other(code))
     }
 }
@@ -76,7 +79,7 @@ mod tests {
     fn a_greeting_of_another_version_is_understood() {
         let of_later = [b'R', b'S', b'M', b'L', 9, 0, 0x77, 5];
         assert_eq!(Greeting::from_bytes(of_later), Some(Greeting { version: 9, answer: Answer::Other(0x77) }));
-        for answer in [Answer::Accepted, Answer::Refused, Answer::WantsTls] {
+        for answer in [Answer::Accepted, Answer::Refused, Answer::WantsTls, Answer::OtherCluster] {
             let greeting = Greeting::with(answer);
             assert_eq!(Greeting::from_bytes(greeting.to_bytes()), Some(greeting));
         }

@@ -415,7 +415,17 @@ fn replicas_of_different_clusters_do_not_connect() {
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let hello = Frame::hello(envelope(A, B, "", vec![]).sender, B);
     stream.write_all(&hello.encode().expect("small").pieces.concat()).expect("the connection is open");
-    assert_eq!(received_until_closed(&mut stream), Greeting::with(Answer::Refused).to_bytes());
+    assert_eq!(received_until_closed(&mut stream), Greeting::with(Answer::OtherCluster).to_bytes());
+}
+
+#[test]
+fn a_dialler_learns_that_its_peer_belongs_to_another_cluster() {
+    let mut network = Network::new(2);
+    let (mut of_a, mut of_b) = (network.options(A), network.options(B));
+    (of_a.cluster_id, of_b.cluster_id) = (ClusterId(1), ClusterId(2));
+    let (a, _b) = (network.start_with(of_a), network.start_with(of_b));
+    let trouble = names::wait_for_trouble(&a, B, TroubleKind::OtherCluster);
+    assert!(trouble.reason.contains("belongs to another cluster"), "{trouble:?}");
 }
 
 #[test]

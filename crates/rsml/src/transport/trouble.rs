@@ -12,6 +12,8 @@ pub enum TroubleKind {
     Unreachable,
     /// Something answers, but it is no peer, or it does not accept this replica as one.
     Refused,
+    /// A replica of another cluster answers.
+    OtherCluster,
     /// This replica cannot listen on its own address.
     NotListening,
 }

@@ -26,5 +26,7 @@ mod members;
 mod network;
 #[cfg(feature = "rocksdb")]
 mod power;
+#[cfg(feature = "rocksdb")]
+mod recover;
 mod tls;
 mod tools;

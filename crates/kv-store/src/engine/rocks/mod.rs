@@ -18,6 +18,7 @@ mod filter;
 mod folder;
 mod install;
 mod options;
+mod stopped;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ use options::{Create, database_options, families, family_name, is_former_layout}
 
 pub use install::RocksInstall;
 pub use options::RocksOptions;
+pub(super) use stopped::StoppedRocks;
 
 /// Write buffers with this many deleted entries are flushed, so that a compaction removes them:
 /// readers pass deleted entries one by one, at some microseconds for ten.

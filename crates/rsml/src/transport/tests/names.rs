@@ -12,7 +12,7 @@ fn trouble(node: &Node, of: ReplicaId) -> Option<Arc<Trouble>> {
 }
 
 /// Waits for trouble of that kind.
-fn wait_for_trouble(node: &Node, of: ReplicaId, kind: TroubleKind) -> Arc<Trouble> {
+pub(super) fn wait_for_trouble(node: &Node, of: ReplicaId, kind: TroubleKind) -> Arc<Trouble> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match trouble(node, of) {
