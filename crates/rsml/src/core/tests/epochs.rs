@@ -79,21 +79,21 @@ fn nothing_is_taken_behind_a_seal_no_round_confirmed_and_no_lease_granted() {
         read_round: round,
         answer: true,
         lease_us: 200_000,
-        lease_from_us: 77,
+        lease_from_us: 70 + round,
         ..accept(led, from, 3)
     };
     let answer = |outputs: Outputs| match &sent_to(&outputs, ONE)[..] {
         [.., Message::Accepted(answer)] => (answer.read_round, answer.lease_from_us, answer.expected),
         other => panic!("{other:?}"),
     };
-    assert_eq!(answer(lone.receive(ONE, Message::Accept(asking(3, 5)))), (5, 77, 4));
+    assert_eq!(answer(lone.receive(ONE, Message::Accept(asking(3, 5)))), (5, 75, 4));
     let no_op = Value::default().to_bytes();
     let with_seal = vec![seal(&[ME, ONE]), no_op.clone()];
     let outputs = lone.receive_with(ONE, Message::Accept(asking(3, 6)), with_seal);
-    assert_eq!(answer(outputs), (5, 77, 5), "the round came with the seal");
+    assert_eq!(answer(outputs), (5, 75, 5), "the round came with the seal");
     lone.sync();
     let outputs = lone.receive_with(ONE, Message::Accept(asking(4, 7)), vec![no_op]);
-    assert_eq!(answer(outputs), (5, 77, 5), "nor does it take what comes behind it");
+    assert_eq!(answer(outputs), (5, 75, 5), "nor does it take what comes behind it");
     assert_eq!(lone.last(), 4);
 }
 

@@ -55,6 +55,23 @@ fn a_torn_group_of_every_length_is_removed() {
     }
 }
 
+/// The device wrote the last group a second time, to the place of the first one.
+#[test]
+fn a_group_of_which_a_copy_is_elsewhere_is_not_removed_as_torn() {
+    let whole = three_groups();
+    let mut content = whole.contents(FIRST);
+    let last = LAST_GROUP as usize..LAST_GROUP as usize + 4096;
+    content.copy_within(last.clone(), 4096);
+    // A sector of its content is blank, as that of a torn group.
+    content[last.start + 1024..last.start + 1536].fill(0);
+    let disk = SimulatedDisk::new(1);
+    disk.put(FIRST, content);
+    let found = recover(&disk, SEGMENT_BYTES).expect("its header says how far the log goes");
+    assert_eq!((found.last, found.hard_state), (Sequence(7), Some(hard_state(3))));
+    disk.crash();
+    assert_eq!(recover(&disk, SEGMENT_BYTES).expect("as before"), found, "after a crash");
+}
+
 /// The disk as if nothing had been written from `offset` on.
 fn truncated_at(disk: &SimulatedDisk, offset: u64) -> SimulatedDisk {
     let disk = disk.duplicate();
