@@ -31,7 +31,6 @@ mod error;
 mod executor;
 #[cfg(test)]
 mod fixtures;
-mod founding;
 mod log_throttle;
 mod message;
 pub mod offline;
@@ -55,7 +54,6 @@ pub use driver::{
 };
 pub use error::{ExecutionError, ExecutionErrorKind};
 pub use executor::{CommittedRequest, CommittedValue, ExecutedBatch, ExecutionNotifier, SealedState};
-pub use founding::Founding;
 pub use message::{Message, MessageHeader, Report};
 pub use snapshot::{Snapshot, SnapshotInstaller, SnapshotServer, SnapshotSink, SnapshotSource, Snapshots};
 pub use storage::{HardState, Persist, Recovered, Storage, StorageError, StorageStatistics, WriteId};

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The earliest sequence that the database of a founded cluster has.
-const EARLIEST: Sequence = Sequence(2);
+pub const EARLIEST: Sequence = Sequence(2);
 
 /// The first member of a new cluster, whose ids must never have been used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use kv_store::{Durability, SharedResources, StateBlob, TransactionalKvDatabase};
-use rsml::{ClusterId, DiskId, FeatureLevel, Founding, ReplicaId};
+use rsml::offline::Founding;
+use rsml::{ClusterId, DiskId, FeatureLevel, ReplicaId, ReplicatedState, Sequence};
 
 use super::checks::{self, check};
 use super::content::{self, Content};
@@ -109,7 +110,8 @@ struct Bench {
     resources: Option<SharedResources>,
     database: Option<Arc<TransactionalKvDatabase>>,
     content: Option<Content>,
-    founding: Option<Founding>,
+    /// The cluster, and the sequence of its database.
+    founding: Option<(Founding, Sequence)>,
 }
 
 const OPENED: &str = "the first step opened it";
@@ -163,15 +165,15 @@ impl Bench {
         let (before, resources) = (self.content.as_ref().expect(OPENED), self.resources.as_ref().expect(OPENED));
         let founding = Founding {
             cluster_id: ClusterId(random()?),
-            voter: ReplicaId(u8::try_from(self.id).expect("the configuration bounds replica ids")),
+            replica: ReplicaId(u8::try_from(self.id).expect("the configuration bounds replica ids")),
             disk_id: DiskId(random()?),
-            time_us: before.time_us,
-            feature_level: FeatureLevel(before.level),
+            generation: 0,
         };
         let database = content::open(&self.new_database(), Durability::UntilFlush, resources)?;
-        let sealed = founding.state();
-        let sequence = sealed.sequence.0;
-        database.prepare([])?.commit(StateBlob { sequence, blob: sealed.state })?;
+        let (time_us, feature_level) = (before.time_us, FeatureLevel(before.level));
+        let state = founding.state_after(&ReplicatedState { time_us, feature_level, ..ReplicatedState::default() });
+        let sequence = state.sequence.0;
+        database.prepare([])?.commit(StateBlob { sequence, blob: state.to_bytes() })?;
         database.flush()?;
         before.check(&Content::of(&database))?;
         let persisted = database.persisted_sequence()?;
@@ -179,7 +181,7 @@ impl Bench {
             let text = format!("the new database has persisted sequence {persisted} and not {sequence}");
             return Err(ConvertError::Failed(text));
         }
-        self.founding = Some(founding);
+        self.founding = Some((founding, state.sequence));
         Ok(())
     }
 
@@ -187,8 +189,8 @@ impl Bench {
         let data_dir = self.data_dir.as_ref().expect(OPENED);
         let failed = |error: String| ConvertError::Failed(format!("cannot begin the log: {error}"));
         let mut log = open_log(&self.config, data_dir, self.id).map_err(|error| failed(error.to_string()))?;
-        let founding = self.founding.as_ref().expect("the step before wrote it");
-        founding.write_log(&mut log).map_err(|error| failed(error.to_string()))?;
+        let (founding, sequence) = self.founding.as_ref().expect("the step before wrote it");
+        founding.write_log(&mut log, *sequence).map_err(|error| failed(error.to_string()))?;
         let wal = data_dir.replica_wal(self.id);
         sync(&wal)?;
         sync(&data_dir.replica(self.id))?;
@@ -196,7 +198,7 @@ impl Bench {
     }
 
     fn identify(&mut self) -> Result<(), ConvertError> {
-        let cluster_id = self.founding.as_ref().expect("an earlier step wrote it").cluster_id;
+        let cluster_id = self.founding.as_ref().expect("an earlier step wrote it").0.cluster_id;
         let identity = Identity::new(Mode::Replicated, &[self.id], Some(cluster_id.to_string()));
         Ok(self.data_dir.as_ref().expect(OPENED).convert(identity)?)
     }

@@ -65,7 +65,7 @@ pub async fn run(args: MemberArgs) -> Result<ExitCode, Failure> {
     if let (true, Plan::Add { id, .. }) = (is_voter, &plan) {
         members = client.make(&Plan::Promote(vec![*id]), &change).await?;
     }
-    output::done(change.format, &members, &format!("{}\n{}", show(&members), next_step(&plan, &members)).trim_end())
+    output::done(change.format, &members, format!("{}\n{}", show(&members), next_step(&plan, &members)).trim_end())
 }
 
 fn adding(place: Place) -> Plan {

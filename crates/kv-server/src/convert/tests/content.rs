@@ -107,7 +107,7 @@ async fn the_level_of_the_data_stays() {
     let replica = open(&place, "replica-0/db", Durability::UntilFlush);
     let (sequence, state) = replica.state_blob().expect("readable").expect("written");
     let state = rsml::ReplicatedState::from_bytes(&state).expect("a state");
-    assert_eq!((sequence, state.feature_level.0, replica.level()), (rsml::Founding::SEQUENCE.0, 1, 1));
+    assert_eq!((sequence, state.feature_level.0, replica.level()), (rsml::offline::EARLIEST.0, 1, 1));
     drop(replica);
     Box::new(place.start_member().await).shutdown().await;
 }
@@ -162,7 +162,7 @@ async fn a_new_disk_gets_a_copy_and_never_the_log_alone() {
     let second = start(load(&place.folder.path().join("other"), &entries(2), Some(1)), &bus).await;
     let status = || second.local_replicas().replicas()[0].consensus.status().core;
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while status().applied < status().commit || status().applied < rsml::Founding::SEQUENCE {
+    while status().applied < status().commit || status().applied < rsml::offline::EARLIEST {
         assert!(std::time::Instant::now() < deadline, "{:?}", status());
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }

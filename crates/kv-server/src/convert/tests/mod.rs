@@ -42,7 +42,9 @@ impl Place {
     }
 
     fn standalone(&self) -> Config {
-        load(&self.root(), "", None)
+        let mut config = load(&self.root(), "", None);
+        config.replication.replicas.clear();
+        config
     }
 
     /// That of the only member of a cluster.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::configuration::{Addresses, Configuration, ConfiguredMember, Members, Reconfigure};
-use crate::core::{MemberChange, ReconfigureError, ReconfigureId, RequestId, Unready};
+use crate::core::{MemberChange, ReadId, ReconfigureError, ReconfigureId, RequestId, Unready};
 use crate::message::{Committed, CommittedRequest, Ended, PreVote, Prepare};
 
 const FAR: Instant = Instant(1 << 40);
@@ -462,4 +462,25 @@ fn what_a_change_needs_is_listed_and_nothing_is_changed() {
     assert!(found.len() > 5 && failed.len() == 1 && failed[0].can_be_forced, "{found:?}");
     assert_eq!(failed[0].name, "enough of the new voters are ready");
     assert_eq!(lone.last(), last);
+}
+
+#[test]
+fn a_primary_with_a_seal_in_its_log_begins_no_read_round() {
+    let (mut lone, led) = leading();
+    let newest_round = |outputs: &Outputs| {
+        let rounds = sent_to(outputs, ONE).into_iter().filter_map(|sent| match sent {
+            Message::Accept(accept) => Some(accept.read_round),
+            _ => None,
+        });
+        rounds.max()
+    };
+    let first = newest_round(&lone.step(Input::Read(ReadId(1)))).expect("a round");
+    let answer = Accepted { read_round: first, highest_level: 2, ..accepted(led, lone.last()) };
+    assert_eq!(lone.receive(ONE, Message::Accepted(answer)).read_ready.len(), 1, "a round can be confirmed");
+    assert_eq!(change(&mut lone, 1, members(&[ME, ONE, THREE]), true), Ok(()));
+    let outputs = lone.step(Input::Read(ReadId(2)));
+    assert!(newest_round(&outputs).is_none_or(|round| round <= first), "{outputs:?}");
+    let now = lone.now + ELECTION_US / 2;
+    let outputs = lone.tick_at(now);
+    assert!(newest_round(&outputs).is_none_or(|round| round <= first), "{outputs:?}");
 }

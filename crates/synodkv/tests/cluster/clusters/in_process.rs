@@ -14,7 +14,7 @@ use crate::cluster::RowsHash;
 use crate::waiting::eventually;
 
 enum Manager {
-    Standalone(StandaloneServerManager),
+    Standalone(Box<StandaloneServerManager>),
     Replicated(ReplicatedServerManager),
 }
 
@@ -58,7 +58,7 @@ impl InProcessServer {
         let starting = runtime.spawn(async move {
             match (config.mode, network) {
                 (kv_server::Mode::Standalone, _) => {
-                    StandaloneServerManager::start(config).await.map(Manager::Standalone)
+                    StandaloneServerManager::start(config).await.map(Box::new).map(Manager::Standalone)
                 }
                 (_, None) => ReplicatedServerManager::start(config).await.map(Manager::Replicated),
                 (_, Some(network)) => ReplicatedServerManager::start_on(config, network).await.map(Manager::Replicated),
@@ -73,7 +73,7 @@ impl InProcessServer {
         let (runtime, manager) = self.running.take().expect("a running server");
         let stopping = runtime.spawn(async {
             match manager {
-                Manager::Standalone(manager) => Box::new(manager).shutdown().await,
+                Manager::Standalone(manager) => manager.shutdown().await,
                 Manager::Replicated(manager) => Box::new(manager).shutdown().await,
             }
         });
