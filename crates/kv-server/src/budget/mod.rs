@@ -75,7 +75,7 @@ impl Shape {
     fn of(config: &Config) -> Shape {
         let replicas = config.local_replica_ids().len() as u64;
         // A cluster that begins with one member grows.
-        let peers = (config.replication.replicas.len() as u64 - 1).max(FEWEST_PEERS);
+        let peers = (config.replication.replicas.len() as u64).saturating_sub(1).max(FEWEST_PEERS);
         Shape { databases: replicas.max(1), replicas, peers: if replicas == 0 { 0 } else { peers } }
     }
 }
