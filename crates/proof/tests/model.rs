@@ -5,6 +5,9 @@ use stateright::{Checker, Model};
 
 const SMALL: Bounds = Bounds {
     replicas: 3,
+    founders: 0,
+    seals: 0,
+    successors: 0,
     views: 2,
     entries: 0,
     reads: 0,
@@ -53,4 +56,17 @@ fn a_read_at_any_moment_of_a_campaign_is_linearizable() {
 #[test]
 fn a_value_of_a_client_is_delivered_everywhere_or_nowhere() {
     visit(Bounds { views: 1, entries: 1, disks: Disks::Instant, ..SMALL });
+}
+
+#[test]
+fn an_epoch_that_ends_at_any_moment_keeps_every_property() {
+    let seen = visit(Bounds { founders: 0b111, successors: 0b011, seals: 1, views: 1, disks: Disks::Instant, ..SMALL });
+    assert!(seen.contains(&"an epoch begins with other voters"));
+}
+
+#[test]
+fn a_seal_is_chosen_with_a_read_under_way_and_reads_stay_linearizable() {
+    let bounds = Bounds { founders: 0b011, successors: 0b110, seals: 1, views: 2, reads: 1, ..SMALL };
+    let seen = visit(Bounds { disks: Disks::Instant, ..bounds });
+    assert!(seen.contains(&"an epoch begins with other voters") && seen.contains(&"a read is answered"));
 }

@@ -15,7 +15,16 @@ use stateright::{Checker, HasDiscoveries, Model, UniformChooser};
 struct Arguments {
     #[arg(long, default_value_t = 3)]
     replicas: u8,
-    /// The number of views that can be led: the first of each replica, then the second of each, and
+    /// Of these, the ones with which the cluster begins: the sum of 2^N for each replica N; 0: all
+    #[arg(long, default_value_t = 0)]
+    founders: u8,
+    /// How often a primary is asked for other voters
+    #[arg(long, default_value_t = 0)]
+    seals: u8,
+    /// The voters that it is asked for in odd epochs, in the same way; in even ones, the founders
+    #[arg(long, default_value_t = 0)]
+    successors: u8,
+    /// In each epoch: the number of views that can be led: the first of each replica, then the second of each, and
     /// so on
     #[arg(long, default_value_t = 2)]
     views: u8,
@@ -123,6 +132,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let bounds = Bounds {
         replicas: arguments.replicas,
+        founders: arguments.founders,
+        seals: arguments.seals,
+        successors: arguments.successors,
         views: arguments.views,
         entries: arguments.entries,
         reads: arguments.reads,

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rsml::{Sequence, View};
+use rsml::{Epoch, Sequence, View};
 use stateright::{Model, Property};
 
-use super::node::{Broken, ELECTION_US, Effect, Event, HEARTBEAT_US, RETRY_US, Settings, Step, World, born};
+use super::node::{
+    Broken, ELECTION_US, Effect, Event, HEARTBEAT_US, Node, RETRY_US, Settings, Step, Voters, World, born,
+};
 use super::observed::Observed;
 use super::table::Table;
 
@@ -14,7 +16,13 @@ use super::table::Table;
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub replicas: u8,
-    /// This many views can be led: the first of each replica, then the second of each,
+    /// Of these, the ones with which the cluster begins: bit N stands for replica N. 0: all.
+    pub founders: u8,
+    /// How often a primary is asked for other voters.
+    pub seals: u8,
+    /// The voters that it is asked for in odd epochs, in the same way; in even ones, the founders.
+    pub successors: u8,
+    /// In each epoch, this many views can be led: the first of each replica, then the second of each,
     /// and so on.
     pub views: u8,
     /// Values proposed by clients; each view adds a no-op of its own.
@@ -46,7 +54,13 @@ pub enum Disks {
 
 impl Bounds {
     fn settings(&self) -> Settings {
-        Settings { replicas: self.replicas, pipeline: self.pipeline, instant_disk: self.disks == Disks::Instant }
+        let founders = if self.founders == 0 { ((1u16 << self.replicas) - 1) as u8 } else { self.founders };
+        Settings {
+            replicas: self.replicas,
+            founders: Voters(founders),
+            pipeline: self.pipeline,
+            instant_disk: self.disks == Disks::Instant,
+        }
     }
 
     fn last_view(&self) -> View {
@@ -73,6 +87,7 @@ pub struct State {
     /// Reads without an answer: where, which, and what was delivered anywhere when it began.
     reads: Vec<(u8, u8, u64)>,
     proposed: u8,
+    sealed: u8,
     read: u8,
     restarted: u8,
     ticks: u8,
@@ -106,10 +121,6 @@ impl Cluster {
             effects: RwLock::new(HashMap::new()),
             stories: Table::default(),
         }
-    }
-
-    fn quorum(&self) -> usize {
-        usize::from(self.bounds.replicas) / 2 + 1
     }
 
     fn effect(&self, node: u32, step: Step) -> Arc<Effect> {
@@ -153,6 +164,7 @@ impl Cluster {
             Step::Stand(promised) => format!("{node} stands for election; pre-vote of a peer that promised {promised}"),
             Step::Propose(value) => format!("{node}: a client proposes value {value}"),
             Step::Read(read) => format!("{node}: a client begins read {read}"),
+            Step::Seal(_, voters) => format!("{node}: an operator wants the voters {:#b}", voters.0),
             Step::Restart { kept, keeps_database } => {
                 let database = if keeps_database { "whole" } else { "as it was born" };
                 format!("{node} crashes, keeps {kept} writes under way, and starts with its database {database}")
@@ -181,6 +193,11 @@ impl Cluster {
             promised.dedup();
             promised.into_iter().for_each(|view| act(Step::Stand(view)));
         }
+        if observed.is_primary && state.sealed < self.bounds.seals {
+            let is_odd = observed.epoch.0 % 2 == 1;
+            let voters = if is_odd { Voters(self.bounds.successors) } else { self.bounds.settings().founders };
+            act(Step::Seal(state.sealed, voters));
+        }
         if observed.is_primary || self.bounds.clients_everywhere {
             if state.proposed < self.bounds.entries {
                 act(Step::Propose(state.proposed));
@@ -200,7 +217,7 @@ impl Cluster {
     /// Whether the step led out of the bounds.
     fn is_beyond(&self, effect: &Effect) -> bool {
         let probes = u64::from(self.bounds.probes);
-        self.world.nodes.get(effect.node).observed.promised > self.last_view
+        in_its_epoch(self.world.nodes.get(effect.node).observed.promised) > self.last_view
             || effect.sent.iter().any(|packet| match &self.world.packets.get(*packet).message {
                 rsml::Message::Accept(accept) => accept.probe > probes,
                 _ => false,
@@ -241,19 +258,24 @@ impl Cluster {
     fn check_node(&self, state: &mut State, node: u8) {
         let nodes: Vec<_> = state.nodes.iter().map(|node| self.world.nodes.get(*node)).collect();
         let observed = &nodes[usize::from(node)].observed;
-        let promised = nodes.iter().filter(|other| other.observed.durable_promise >= observed.promised).count();
-        if observed.is_primary && promised < self.quorum() {
+        let has_promised = |other: &Observed| other.durable_promise >= observed.promised;
+        let promised = count(&nodes, observed.voters, has_promised);
+        if observed.is_primary && promised < observed.voters.quorum() {
             let story = format!("replica {node} leads {} with {promised} durable promises", observed.promised);
             self.break_state(state, Broken::Promises, story);
         }
         for (place, entry) in observed.chosen.iter().enumerate() {
-            // The first replica that knows leads, and counts no vote of an older view (rule 4).
+            // The first replica that knows leads, and counts no vote of an older view (rule 4). The
+            // one that knows the seal first has entered the next epoch in the same step.
             let is_first = place >= state.known;
-            let votes = |other: &Observed| !is_first || (observed.is_primary && other.accepted >= observed.promised);
-            let holds = |other: &Observed| other.disk.get(place) == Some(entry) && votes(other);
-            let holders = nodes.iter().filter(|other| holds(&other.observed)).count();
-            if holders < self.quorum() {
-                let (sequence, view) = (place + 1, observed.promised);
+            let is_of_former_epoch = place < observed.since.0 as usize && observed.epoch > Epoch::FIRST;
+            let view = if is_of_former_epoch { observed.ended_view } else { observed.promised };
+            let may_know = observed.is_primary || is_of_former_epoch;
+            let votes = |other: &Observed| !is_first || (may_know && other.accepted >= view);
+            let voters = observed.responsible[place];
+            let holders = count(&nodes, voters, |other| other.disk.get(place) == Some(entry) && votes(other));
+            if holders < voters.quorum() {
+                let sequence = place + 1;
                 let story =
                     format!("replica {node} takes {sequence} for chosen in {view}; {holders} disks hold its value");
                 self.break_state(state, Broken::Durability, story);
@@ -262,6 +284,17 @@ impl Cluster {
         }
         state.known = state.known.max(observed.chosen.len());
     }
+}
+
+/// A view without its epoch.
+fn in_its_epoch(view: View) -> View {
+    View(view.0 - View::floor_of(view.epoch()).0)
+}
+
+/// How many of these voters fulfil a condition.
+fn count(nodes: &[Arc<Node>], voters: Voters, holds: impl Fn(&Observed) -> bool) -> usize {
+    let of_voters = (0..).zip(nodes).filter(|(id, _)| voters.contains(*id));
+    of_voters.filter(|(_, node)| holds(&node.observed)).count()
 }
 
 impl Model for Cluster {
@@ -278,6 +311,7 @@ impl Model for Cluster {
             known: Sequence::BIRTH.0 as usize,
             reads: Vec::new(),
             proposed: 0,
+            sealed: 0,
             read: 0,
             restarted: 0,
             ticks: 0,
@@ -306,7 +340,7 @@ impl Model for Cluster {
         let effect = self.effect(before, step);
         let is_new = |packet: &&u32| state.network.binary_search(packet).is_err();
         let fresh: Vec<u32> = effect.sent.iter().filter(is_new).copied().collect();
-        let is_client = matches!(step, Step::Propose(_) | Step::Read(_) | Step::Restart { .. });
+        let is_client = matches!(step, Step::Propose(_) | Step::Read(_) | Step::Seal(..) | Step::Restart { .. });
         if effect.node == before
             && fresh.is_empty()
             && effect.events.is_empty()
@@ -326,6 +360,7 @@ impl Model for Cluster {
         match step {
             Step::Propose(_) => next.proposed += 1,
             Step::Pass(_) => next.ticks += 1,
+            Step::Seal(..) => next.sealed += 1,
             Step::Read(read) => {
                 next.read += 1;
                 let floor = Sequence::BIRTH.0 + state.delivered.len() as u64;
@@ -361,10 +396,17 @@ impl Model for Cluster {
                 all > 2 && state.nodes.iter().all(knows_all)
             }),
             Property::sometimes("a read is answered", |_, state: &State| state.answered > 0),
+            Property::sometimes("an epoch begins with other voters", |cluster: &Cluster, state: &State| {
+                let has_begun = |observed: &Observed| {
+                    let begun = observed.chosen.len() as u64 > observed.since.0;
+                    observed.epoch > Epoch::FIRST && observed.is_primary && begun
+                };
+                state.nodes.iter().any(|node| has_begun(&cluster.world.nodes.get(*node).observed))
+            }),
             Property::sometimes("the last view is led", |cluster: &Cluster, state: &State| {
                 state.nodes.iter().map(|node| cluster.world.nodes.get(*node)).any(|node| {
                     node.observed.is_primary
-                        && node.observed.promised == cluster.last_view
+                        && in_its_epoch(node.observed.promised) == cluster.last_view
                         && node.observed.chosen.len() > 2
                 })
             }),

@@ -7,10 +7,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use rsml::MessageHeader;
-use rsml::core::{CoreOptions, Input, Outgoing, Outputs, ReadId, Replica, RequestId, Start};
+use rsml::core::{
+    CoreOptions, Input, MemberChange, Outgoing, Outputs, ReadId, ReconfigureId, Replica, RequestId, Start,
+};
 use rsml::{
-    BirthRecord, ClusterId, DiskId, Epoch, HardState, Instant, Message, Persist, Recovered, ReplicaId, ReplicatedState,
-    Sequence, Value, View,
+    BirthRecord, ClusterId, Configuration, ConfiguredMember, DiskId, Epoch, FeatureLevel, HardState, Instant,
+    LevelRange, Members, Message, Persist, Recovered, ReplicaId, ReplicatedState, Sequence, Value, View,
 };
 
 use super::observed::{Disk, Observed, check_claim, hash};
@@ -18,6 +20,7 @@ use super::table::Table;
 
 /// The only time there is, apart from the moments at which timeouts fire.
 const NOW: Instant = Instant(1_000);
+const FAR: Instant = Instant(1 << 40);
 pub const HEARTBEAT_US: u64 = 10;
 pub const RETRY_US: u64 = 20;
 pub const ELECTION_US: u64 = 30;
@@ -26,10 +29,40 @@ pub const ELECTION_US: u64 = 30;
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub replicas: u8,
+    /// The replicas with which the cluster begins.
+    pub founders: Voters,
     /// Maximum number of values proposed and not yet committed.
     pub pipeline: u64,
     /// Log writes are durable at once.
     pub instant_disk: bool,
+}
+
+/// A set of voters: bit N stands for replica N.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Voters(pub u8);
+
+impl Voters {
+    pub fn contains(self, replica: u8) -> bool {
+        self.0 & 1 << replica != 0
+    }
+
+    pub fn quorum(self) -> usize {
+        self.0.count_ones() as usize / 2 + 1
+    }
+
+    fn ids(self) -> impl Iterator<Item = u8> {
+        (0..8).filter(move |replica| self.contains(*replica))
+    }
+
+    fn members(self) -> Members {
+        self.ids().map(|id| (ReplicaId(id), ConfiguredMember::voter(disk_id(id)))).collect()
+    }
+}
+
+impl From<&Configuration> for Voters {
+    fn from(configuration: &Configuration) -> Voters {
+        Voters(configuration.voters().fold(0, |voters, (id, _)| voters | 1 << id.0))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +96,8 @@ pub enum Step {
     Stand(View),
     Propose(u8),
     Read(u8),
+    /// An operator wants these voters; the number of the call.
+    Seal(u8, Voters),
     /// A crash that keeps `kept` of the log writes in progress, and the database or not; then a
     /// start.
     Restart {
@@ -107,7 +142,8 @@ pub struct World {
 
 impl World {
     pub fn new(settings: Settings) -> World {
-        let (mut asker, mut asked) = (born(0, settings), born(1, settings));
+        let all = Settings { founders: Voters(0b11), replicas: 2, ..settings };
+        let (mut asker, mut asked) = (born(0, all), born(1, all));
         asker.pass(ELECTION_US);
         let sender = asker.replica.sender();
         for Outgoing { to, message, payload } in asker.replica.ready(NOW).send {
@@ -133,6 +169,7 @@ fn options(me: ReplicaId, settings: Settings) -> CoreOptions {
         election_min_us: ELECTION_US,
         election_max_us: ELECTION_US,
         max_in_flight_values: settings.pipeline,
+        levels: LevelRange::new(1, 2),
         ..CoreOptions::new(me, (0..settings.replicas).map(ReplicaId).collect(), 0)
     }
 }
@@ -141,19 +178,16 @@ fn disk_id(replica: u8) -> DiskId {
     DiskId(u128::from(replica) + 100)
 }
 
+const CLUSTER: ClusterId = ClusterId(7);
+
+fn birth(settings: Settings) -> BirthRecord {
+    let first_voters = settings.founders.ids().map(|replica| (ReplicaId(replica), disk_id(replica))).collect();
+    BirthRecord::new(CLUSTER, &first_voters)
+}
+
 /// Just after birth: a secondary that has promised nothing.
 pub fn born(me: u8, settings: Settings) -> Node {
-    let cluster_id = ClusterId(7);
-    let first_voters = (0..settings.replicas).map(|replica| (ReplicaId(replica), disk_id(replica))).collect();
-    let birth = BirthRecord::new(cluster_id, &first_voters);
-    let configuration = birth.configuration();
-    let state = ReplicatedState {
-        cluster_id,
-        sequence: Sequence::BIRTH,
-        configuration,
-        first_voters,
-        ..ReplicatedState::default()
-    };
+    let (cluster_id, birth, state) = (CLUSTER, birth(settings), born_state(settings));
     let entries = vec![Value { birth: Some(birth), ..Value::default() }.to_bytes()];
     let hard = HardState { cluster_id, epoch: Epoch(1), disk_id: disk_id(me), ..HardState::default() };
     let disk = Disk { hard, entries };
@@ -228,6 +262,11 @@ impl Node {
                 self.replica.step(NOW, Input::Propose { id: RequestId(u64::from(value)), payload });
             }
             Step::Read(read) => self.replica.step(NOW, Input::Read(ReadId(u64::from(read)))),
+            Step::Seal(number, voters) => {
+                let change = MemberChange { expected: self.observed.epoch, members: voters.members(), force: true };
+                let id = ReconfigureId(u64::from(number));
+                self.replica.step(NOW, Input::Reconfigure { id, change, deadline: FAR });
+            }
             Step::Restart { kept, keeps_database } => self.restart(kept, keeps_database, world.settings)?,
         }
         while self.perform_outputs(world, effect)? || (world.settings.instant_disk && self.complete_all()?) {}
@@ -303,7 +342,7 @@ impl Node {
         }
         let database = match keeps_database {
             true => self.database.clone(),
-            false => born_state(&self.database),
+            false => born_state(settings),
         };
         *self = Node::start(self.replica.id(), settings, self.disk.clone(), database);
         Ok(())
@@ -349,11 +388,14 @@ fn is_modelled(message: &Message) -> bool {
 }
 
 /// The state of a database that has executed nothing since the cluster's birth.
-fn born_state(state: &ReplicatedState) -> ReplicatedState {
+fn born_state(settings: Settings) -> ReplicatedState {
+    let configuration = birth(settings).configuration();
     ReplicatedState {
-        cluster_id: state.cluster_id,
+        cluster_id: CLUSTER,
         sequence: Sequence::BIRTH,
-        configuration: state.configuration.clone(),
+        first_voters: configuration.voters().collect(),
+        configuration,
+        feature_level: FeatureLevel(2),
         ..ReplicatedState::default()
     }
 }
@@ -363,6 +405,11 @@ fn execute(database: &mut ReplicatedState, sequence: Sequence, entry: Bytes) {
     database.sequence = sequence;
     let value = Value::from_bytes(entry);
     database.time_us = database.time_us.max(value.time_us);
+    if let Some(next) = value.reconfigure.and_then(|seal| database.configuration.after(&seal, sequence)) {
+        database.configuration = next;
+        let voting: Vec<DiskId> = database.configuration.voters().map(|(_, disk)| disk).collect();
+        database.sessions.retain(|disk, _| voting.contains(disk));
+    }
     for batch in &value.batches {
         let session = database.sessions.entry(DiskId(batch.disk_id.into())).or_default();
         for number in batch.first..batch.first + batch.payloads.len() as u64 {

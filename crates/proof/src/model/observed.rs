@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use rsml::core::Replica;
-use rsml::{HardState, Message, Sequence, View};
+use rsml::{Configuration, Epoch, HardState, Message, Sequence, View};
+
+use super::node::Voters;
 
 /// A disk: hard state and log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +28,14 @@ pub struct Observed {
     pub disk: Vec<u64>,
     /// The entries that this replica believes to be chosen, in the same way.
     pub chosen: Vec<u64>,
+    /// For each of these, the voters of its epoch.
+    pub responsible: Vec<Voters>,
+    /// The epoch in which this replica acts, and its voters.
+    pub epoch: Epoch,
+    pub voters: Voters,
+    /// The entry that began that epoch, and the view in which it was learned to be chosen.
+    pub since: Sequence,
+    pub ended_view: View,
     /// How many log writes are on their way to the disk.
     pub writes: usize,
 }
@@ -37,17 +47,31 @@ pub fn hash(entry: &[u8]) -> u64 {
 impl Observed {
     pub fn of(replica: &Replica, disk: &Disk, writes: usize) -> Observed {
         let status = replica.status();
-        let chosen = (1..=status.commit.0).map(|sequence| {
-            let value = replica.value_at(Sequence(sequence)).expect("small logs stay in memory");
-            hash(&value.to_bytes())
-        });
+        let value = |sequence| replica.value_at(Sequence(sequence)).expect("small logs stay in memory");
+        let (mut chosen, mut responsible) = (Vec::new(), Vec::new());
+        let mut configuration = Configuration::default();
+        for sequence in 1..=status.commit.0 {
+            let value = value(sequence);
+            if let Some(birth) = &value.birth {
+                configuration = birth.configuration();
+            }
+            responsible.push(Voters::from(&configuration));
+            let next = value.reconfigure.as_ref().and_then(|seal| configuration.after(seal, Sequence(sequence)));
+            configuration = next.unwrap_or(configuration);
+            chosen.push(hash(&value.to_bytes()));
+        }
         Observed {
             durable_promise: disk.hard.promised,
             promised: status.view,
             accepted: disk.hard.accepted_view,
             is_primary: replica.primary() == Some(replica.id()),
             disk: disk.entries.iter().map(|entry| hash(entry)).collect(),
-            chosen: chosen.collect(),
+            chosen,
+            responsible,
+            epoch: status.epoch,
+            voters: Voters::from(&status.configuration),
+            since: status.configuration.since,
+            ended_view: replica.hard_state().ended_view,
             writes,
         }
     }
