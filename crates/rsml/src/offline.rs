@@ -176,7 +176,7 @@ fn members_at(epoch: Epoch, state: &ReplicatedState, entries: &[Option<Bytes>]) 
     if state.configuration.epoch > epoch {
         return None;
     }
-    configuration_at(epoch, state, entries).map(|(_, configuration)| configuration)
+    configuration_at(epoch, state, state.sequence.next(), entries).map(|(_, configuration)| configuration)
 }
 
 /// The configuration that the first seal behind `now` names.

@@ -6,11 +6,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rsml::{Epoch, Sequence, View};
 use stateright::{Model, Property};
 
-use super::node::{
-    Broken, ELECTION_US, Effect, Event, HEARTBEAT_US, Node, RETRY_US, Settings, Step, Voters, World, born,
-};
+use super::node::{Broken, ELECTION_US, Effect, Event, HEARTBEAT_US, Node, RETRY_US, Settings, Step, World, born};
 use super::observed::Observed;
 use super::table::Table;
+use super::voters::Voters;
 
 /// How far the exploration goes.
 #[derive(Clone, Copy, Debug)]

@@ -49,6 +49,7 @@ mod cluster;
 mod node;
 mod observed;
 mod table;
+mod voters;
 
 pub use cluster::{Action, Bounds, Cluster, Disks, State};
 pub use node::Broken;

@@ -11,12 +11,13 @@ use rsml::core::{
     CoreOptions, Input, MemberChange, Outgoing, Outputs, ReadId, ReconfigureId, Replica, RequestId, Start,
 };
 use rsml::{
-    BirthRecord, ClusterId, Configuration, ConfiguredMember, DiskId, Epoch, FeatureLevel, HardState, Instant,
-    LevelRange, Members, Message, Persist, Recovered, ReplicaId, ReplicatedState, Sequence, Value, View,
+    BirthRecord, ClusterId, DiskId, Epoch, FeatureLevel, HardState, Instant, LevelRange, Message, Persist, Recovered,
+    ReplicaId, ReplicatedState, Sequence, Value, View,
 };
 
 use super::observed::{Disk, Observed, check_claim, hash};
 use super::table::Table;
+use super::voters::{Voters, disk_id};
 
 /// The only time there is, apart from the moments at which timeouts fire.
 const NOW: Instant = Instant(1_000);
@@ -35,34 +36,6 @@ pub struct Settings {
     pub pipeline: u64,
     /// Log writes are durable at once.
     pub instant_disk: bool,
-}
-
-/// A set of voters: bit N stands for replica N.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Voters(pub u8);
-
-impl Voters {
-    pub fn contains(self, replica: u8) -> bool {
-        self.0 & 1 << replica != 0
-    }
-
-    pub fn quorum(self) -> usize {
-        self.0.count_ones() as usize / 2 + 1
-    }
-
-    fn ids(self) -> impl Iterator<Item = u8> {
-        (0..8).filter(move |replica| self.contains(*replica))
-    }
-
-    fn members(self) -> Members {
-        self.ids().map(|id| (ReplicaId(id), ConfiguredMember::voter(disk_id(id)))).collect()
-    }
-}
-
-impl From<&Configuration> for Voters {
-    fn from(configuration: &Configuration) -> Voters {
-        Voters(configuration.voters().fold(0, |voters, (id, _)| voters | 1 << id.0))
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -172,10 +145,6 @@ fn options(me: ReplicaId, settings: Settings) -> CoreOptions {
         levels: LevelRange::new(1, 2),
         ..CoreOptions::new(me, (0..settings.replicas).map(ReplicaId).collect(), 0)
     }
-}
-
-fn disk_id(replica: u8) -> DiskId {
-    DiskId(u128::from(replica) + 100)
 }
 
 const CLUSTER: ClusterId = ClusterId(7);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rsml::core::Replica;
 use rsml::{Configuration, Epoch, HardState, Message, Sequence, View};
 
-use super::node::Voters;
+use super::voters::Voters;
 
 /// A disk: hard state and log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -199,7 +199,8 @@ impl Replica {
         // The epoch of the hard state is the truth: the database may lag behind it, and is brought
         // there by the seals of the log. If one of them can't be read, this replica does not know
         // the members of its epoch, and needs a copy of a database as well.
-        let configuration = if needs_database { None } else { configuration_at(found.epoch, &state, &entries) };
+        let begin = Sequence(recovered.last.0 + 1 - entries.len() as u64);
+        let configuration = if needs_database { None } else { configuration_at(found.epoch, &state, begin, &entries) };
         let knows_no_members = is_born && configuration.is_none();
         // Entries between the start of the log and the ones that were read count as lost.
         let read = Sequence(recovered.last.0 - entries.len() as u64);
@@ -531,16 +532,20 @@ impl Replica {
 }
 
 /// The voters with which the cluster began, and the members in `epoch`: those of the database's
-/// state, brought there by the seals in the entries that it has not applied. `None` if one of those
+/// state, brought there by the seals in the entries that it has not applied; the first entry is at
+/// `begin`. `None` if one of those
 /// is missing.
 pub(crate) fn configuration_at(
     epoch: Epoch,
     state: &ReplicatedState,
+    begin: Sequence,
     entries: &[Option<Bytes>],
 ) -> Option<(BTreeMap<ReplicaId, DiskId>, Configuration)> {
     let mut state = state.clone();
     assert!(state.configuration.epoch <= epoch, "the database is of a later epoch than the log, which is of {epoch}");
-    for (sequence, entry) in (state.sequence.next().0..).map(Sequence).zip(entries) {
+    let applied = state.sequence;
+    let numbered = (begin.0..).map(Sequence).zip(entries).filter(|(sequence, _)| *sequence > applied);
+    for (sequence, entry) in numbered {
         if state.configuration.epoch == epoch {
             break;
         }
