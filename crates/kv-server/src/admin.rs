@@ -12,7 +12,7 @@
 //! | POST, DELETE `/column-families/NAME` | creates the family, drops it with all its rows; JSON when that is agreed |
 //! | POST `/failover` | lets another replica lead, `to=N` or the one that is furthest along; JSON when it does. A secondary
 //! answers with a redirection (307) to the primary |
-//! | POST `/upgrade/finalize` | raises the feature level, to `to=N` or the highest that all replicas execute; JSON when that
+//! | POST `/upgrade/finalize` | raises the feature level, to `to=N` or the highest that all replicas execute (`force=true` without silent ones); JSON when that
 //! is applied. A secondary answers with a redirection (307) to the primary |
 //! | `/members` | JSON: the members of the cluster, their addresses, and the epoch that a change names |
 //! | POST `/members` | replaces the members by those in the body; with `dry_run=1` lists what that needs. A secondary answers
@@ -409,8 +409,10 @@ async fn failover(
         return Err(bad(format!("unknown parameter `{name}`; allowed: to")));
     }
     let done = interface.failover.fail_over(to, Instant::now() + FAILOVER_TIMEOUT).await;
-    let Failover { old_primary, new_primary, view, took } =
-        done.map_err(|error| refuse_order(&error, "/failover", to, session.facts()))?;
+    let Failover { old_primary, new_primary, view, took } = done.map_err(|error| {
+        let query = to.map(|id| format!("?to={id}")).unwrap_or_default();
+        refuse_order(&error, "/failover", &query, session.facts())
+    })?;
     Ok(Json(json!({
         "old_primary": old_primary,
         "new_primary": new_primary,
@@ -420,10 +422,9 @@ async fn failover(
 }
 
 /// The answer to an order that was not carried out. `to` is its parameter.
-fn refuse_order(error: &OrderError, path: &str, to: Option<u32>, facts: &ConnectionFacts) -> Response {
+fn refuse_order(error: &OrderError, path: &str, query: &str, facts: &ConnectionFacts) -> Response {
     let status = match error {
         OrderError::AskPrimary { primary, admin } => {
-            let query = to.map(|id| format!("?to={id}")).unwrap_or_default();
             let scheme = if facts.encrypted { "https" } else { "http" };
             let location = format!("{scheme}://{admin}{path}{query}");
             let body = Json(json!({ "error": error.to_string(), "primary": primary }));

@@ -40,8 +40,9 @@ pub trait UpgradeControl: Send + Sync + 'static {
 
     /// Raises the level to `to`, by default to the highest that all replicas execute. Returns the
     /// level that this server has applied then. A release that does not execute it cannot be put
-    /// back.
-    async fn finalize(&self, to: Option<u32>, deadline: Instant) -> Result<u32, OrderError>;
+    /// back. With `force`, replicas whose voting disk is silent are passed over, as long as a
+    /// majority is there.
+    async fn finalize(&self, to: Option<u32>, force: bool, deadline: Instant) -> Result<u32, OrderError>;
 }
 
 /// The error for a write that the log must not hold at the present level.

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
 /// sessions.
-pub const POINTS: [&str; 93] = [
+pub const POINTS: [&str; 94] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
     "epochs.answered_that_it_is_over",
@@ -66,6 +66,7 @@ pub const POINTS: [&str; 93] = [
     "rule12.no_majority_left",
     "rule12.outvoted",
     "rule13.a_member_lacks_it",
+    "rule13.passed_over",
     "rule13.raised",
     "rule13.raised_at_birth",
     "rule13.raised_by_itself",

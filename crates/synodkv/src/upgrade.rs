@@ -44,11 +44,17 @@ pub enum UpgradeAction {
     /// nothing is changed, and the exit status is 0.
     #[command(after_help = epilogue("Examples:\n  \
         synodkv upgrade finalize\n  \
-        synodkv upgrade finalize --to 2", "the level was not raised, with the reason"))]
+        synodkv upgrade finalize --to 2\n  \
+        synodkv upgrade finalize --force       although a disk is lost", "the level was not raised, with the reason"))]
     Finalize {
         /// The feature level. [default: the highest that all replicas execute]
         #[arg(long, value_name = "N", value_parser = whole_number::<u32>)]
         to: Option<u32>,
+        /// Raise the level although the disk that votes as some replica is lost, or is down for
+        /// long. A majority must be there. A replica that comes back later with an older release
+        /// stops until it gets the new one.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         target: UpgradeTarget,
     },
@@ -79,10 +85,12 @@ pub async fn run(args: UpgradeArgs) -> Result<ExitCode, Failure> {
             output::done(target.format, &document(status), &show(status))?;
             Ok(ExitCode::from(u8::from(status.primary.is_none())))
         }
-        UpgradeAction::Finalize { to, target } => {
+        UpgradeAction::Finalize { to, force, target } => {
             let gathered = client.gather(&target.admin).await?;
             let address = server_of_the_primary(&gathered)?;
-            let query: Vec<(&str, String)> = to.map(|level| ("to", level.to_string())).into_iter().collect();
+            let force = force.then(|| ("force", "true".to_string()));
+            let to = to.map(|level| ("to", level.to_string()));
+            let query: Vec<(&str, String)> = to.into_iter().chain(force).collect();
             let document: Value = client.change_at(Method::POST, address, "/upgrade/finalize", &query).await?;
             let done: Done = serde_json::from_value(document.clone()).map_err(Failure::of_answer)?;
             output::done(target.format, &document, &show_done(&done))

@@ -51,7 +51,7 @@ pub(super) async fn change(
         ))
     })?;
     let path = if is_dry_run { "/members?dry_run=1" } else { "/members" };
-    let refuse = |error: OrderError| refuse_order(&error, path, None, session.facts());
+    let refuse = |error: OrderError| refuse_order(&error, path, "", session.facts());
     if is_dry_run {
         let checks = interface.members.check(wanted).await.map_err(refuse)?;
         let allowed = checks.iter().all(|check| check.ok);

@@ -30,11 +30,19 @@ pub(super) async fn finalize(
             Some(level.ok_or_else(|| bad(format!("to = `{text}`: expected a feature level, 1 or more")))?)
         }
     };
+    let force = match parameters.remove("force").as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => return Err(bad(format!("force = `{other}`: expected true or false"))),
+    };
     if let Some(name) = parameters.keys().next() {
-        return Err(bad(format!("unknown parameter `{name}`; allowed: to")));
+        return Err(bad(format!("unknown parameter `{name}`; allowed: to, force")));
     }
     let before = interface.upgrade.level().level;
-    let done = interface.upgrade.finalize(to, Instant::now() + FINALIZE_TIMEOUT).await;
-    let level = done.map_err(|error| refuse_order(&error, "/upgrade/finalize", to, session.facts()))?;
+    let done = interface.upgrade.finalize(to, force, Instant::now() + FINALIZE_TIMEOUT).await;
+    let level = done.map_err(|error| {
+        let to = to.map(|level| format!("&to={level}")).unwrap_or_default();
+        refuse_order(&error, "/upgrade/finalize", &format!("?force={force}{to}"), session.facts())
+    })?;
     Ok(Json(json!({ "feature_level": level, "before": before })))
 }

@@ -314,10 +314,10 @@ impl UpgradeControl for ReplicatedCluster {
         LevelView { level: replica.feature_level().0, next: next.map(|level| level.0).map_err(|e| e.to_string()) }
     }
 
-    async fn finalize(&self, to: Option<u32>, deadline: tokio::time::Instant) -> Result<u32, OrderError> {
+    async fn finalize(&self, to: Option<u32>, force: bool, deadline: tokio::time::Instant) -> Result<u32, OrderError> {
         let consensus = &self.to_be_ordered().consensus;
         let before = consensus.feature_level();
-        match consensus.raise_feature_level(to.map(FeatureLevel), deadline.into_std()).await {
+        match consensus.raise_feature_level(to.map(FeatureLevel), force, deadline.into_std()).await {
             Ok(level) => {
                 if level > before {
                     tracing::info!(from = before.0, to = level.0, "the feature level was raised, as requested");

@@ -159,7 +159,7 @@ impl UpgradeControl for StandaloneCluster {
         LevelView { level, next }
     }
 
-    async fn finalize(&self, to: Option<u32>, _: tokio::time::Instant) -> Result<u32, OrderError> {
+    async fn finalize(&self, to: Option<u32>, _force: bool, _: tokio::time::Instant) -> Result<u32, OrderError> {
         let database = self.reader.database();
         let to = to.unwrap_or(HIGHEST_LEVEL);
         match tokio::task::spawn_blocking(move || database.raise_level(to)).await {

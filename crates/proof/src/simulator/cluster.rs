@@ -45,6 +45,8 @@ pub struct Cluster {
     pub(super) corrupted: Option<usize>,
     /// Whose disk was replaced, and is not back.
     pub(super) wiped: Option<usize>,
+    /// The newest epoch when a disk that was missed came back last.
+    pub(super) missed_in: Epoch,
     /// Nodes that stay down until all heals.
     pub(super) kept_down: BTreeSet<usize>,
     pub(super) upgrades: Upgrades,
@@ -102,6 +104,7 @@ impl Cluster {
             faults_ended: false,
             corrupted: None,
             wiped: None,
+            missed_in: Epoch(0),
             kept_down: BTreeSet::new(),
             upgrades: Upgrades::default(),
             founders: usize::from(founders),

@@ -281,13 +281,13 @@ impl Faults {
         let highest_level = random.pick(&[2, 2, 3]);
         let (readmit, moves) = (random.one_in(2), random.one_in(3));
         let any = Faults { reconfigure, highest_level, readmit, moves, ..Faults::any(random) };
-        // A disk that is replaced is gone for good, or becomes a member itself.
-        let any = Faults { change_program: 0, exchange: 0, ..any };
+        let any = Faults { change_program: 0, ..any };
         match random.below(4) {
             // Disks are lost again and again, and the members change by themselves alone.
             0 => Faults { reconfigure: 20_000, readmit: true, wipe: random.between(2, 6), ..any },
             1 => any,
-            _ => Faults { rot: 0, rot_running: 0, lose_database: 0, wipe: 0, ..any },
+            // No disk loses anything, so operators may force whatever they want.
+            _ => Faults { rot: 0, rot_running: 0, lose_database: 0, wipe: 0, exchange: 0, ..any },
         }
     }
 
@@ -322,9 +322,14 @@ impl Faults {
         }
     }
 
+    /// Whether the members may change, by an operator or by themselves.
+    pub fn changes_members(&self) -> bool {
+        self.reconfigure > 0 || self.readmit || self.moves
+    }
+
     /// Whether disks lose anything.
     pub fn has_losses(&self) -> bool {
-        self.rot > 0 || self.rot_running > 0 || self.lose_database > 0 || self.wipe > 0
+        self.rot > 0 || self.rot_running > 0 || self.lose_database > 0 || self.wipe > 0 || self.exchange > 0
     }
 
     pub fn disk_us(&self, node: usize) -> u64 {

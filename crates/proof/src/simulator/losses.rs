@@ -7,7 +7,8 @@
 //!
 //! A replaced disk may be gone for good. Or it comes back as it was, however much it has missed,
 //! leaves again, and so on: it has its vote whenever it is there, and the one that is there
-//! meanwhile never has one.
+//! meanwhile never has one. Where members change, the vote may pass to whichever is there, so the
+//! other one is the one that is missed.
 
 use rsml::ClusterId;
 
@@ -78,16 +79,21 @@ impl Cluster {
     /// The first disk of a node that is down comes back to its place, or leaves it again. False
     /// when it must not.
     fn exchange_disks(&mut self, node: usize) -> bool {
-        if !self.nodes[node].is_replaced() && !self.may_replace(node) {
+        let is_missed = !self.has_its_voting_disk(node);
+        if !is_missed && !self.may_replace(node) {
             return false;
         }
         self.nodes[node].exchange();
-        if self.nodes[node].is_replaced() {
+        let what = if self.nodes[node].is_replaced() { "disk left again" } else { "replaced disk returned" };
+        self.note(what, || format!("that of {node}"));
+        if !is_missed {
             self.wiped = Some(node);
-            self.note("disk left again", || format!("that of {node}"));
-        } else {
-            self.wiped = self.wiped.filter(|wiped| *wiped != node);
-            self.note("replaced disk returned", || format!("that of {node}"));
+        } else if self.wiped == Some(node) {
+            // A seal that gives the vote to the disk that left may be under way.
+            self.missed_in = self.newest_epoch();
+            if !self.faults.changes_members() {
+                self.wiped = None;
+            }
         }
         true
     }

@@ -44,13 +44,21 @@ impl Cluster {
     /// The replaced disk of a node is missed no more: another one votes in its place, or none.
     pub(super) fn forget_what_was_replaced(&mut self) {
         let Some(wiped) = self.wiped.filter(|_| self.has_newest_epoch_begun()) else { return };
-        let id = ReplicaId(wiped as u8);
-        let present = self.nodes[wiped].log.ledger.promised().disk_id;
-        let is_missed = match self.watch.configurations.newest() {
-            Some(newest) => newest.voters().any(|(voter, disk)| voter == id && disk != present),
-            None => true,
-        };
-        self.wiped = self.wiped.filter(|_| is_missed);
+        if self.newest_epoch() > self.missed_in && self.has_its_voting_disk(wiped) {
+            self.wiped = None;
+        }
+    }
+
+    /// The newest epoch in which anybody acts; 0 before there is one.
+    pub(super) fn newest_epoch(&self) -> Epoch {
+        self.watch.configurations.newest().map_or(Epoch(0), |newest| newest.epoch)
+    }
+
+    /// Whether the disk that votes under the number of a node is in its place, or none votes.
+    pub(super) fn has_its_voting_disk(&self, node: usize) -> bool {
+        let Some(newest) = self.watch.configurations.newest() else { return !self.nodes[node].is_replaced() };
+        let present = self.nodes[node].log.ledger.promised().disk_id;
+        newest.voters().all(|(voter, disk)| usize::from(voter.0) != node || disk == present)
     }
 
     /// An operator asks a node, mostly the primary, for other members.

@@ -76,12 +76,17 @@ impl Cluster {
         if self.upgrades.downgraded_at.is_some_and(|at| self.now < at + horizon_us) {
             return;
         }
+        // Members that are away are passed over only if they execute the level too.
+        let lowest = self.nodes.iter().map(|node| node.program.highest.0).min().expect("a cluster has nodes");
+        if self.faults.readmit && self.random.one_in(3) {
+            return self.raise_level(node, Some(lowest), true);
+        }
         let to = if self.random.one_in(2) { None } else { Some(self.random.between(1, 3) as u32) };
-        self.raise_level(node, to);
+        self.raise_level(node, to, false);
     }
 
-    /// Asks `node` to raise the level.
-    pub fn raise_level(&mut self, node: usize, to: Option<u32>) {
+    /// Asks `node` to raise the level; if `force`, without disks that are away.
+    pub fn raise_level(&mut self, node: usize, to: Option<u32>, force: bool) {
         self.upgrades.only_up = true;
         let id = RaiseId(self.next_id());
         let within_us = self.random.below(2_000_000);
@@ -90,7 +95,7 @@ impl Cluster {
         running.raises.insert(id);
         let deadline = running.clock.read(now).plus_us(within_us);
         self.note("level asked for", || format!("of {node}: {to:?}"));
-        self.input(node, Input::Raise { id, to: to.map(FeatureLevel), deadline });
+        self.input(node, Input::Raise { id, to: to.map(FeatureLevel), force, deadline });
     }
 
     /// The level that `node` has applied.
@@ -119,7 +124,7 @@ impl Cluster {
             let levels: Vec<u32> = self.member_nodes().into_iter().map(|node| self.level_of(node)).collect();
             assert!(self.now < until, "the level is not raised to {highest}: {levels:?}");
             if let Some(primary) = self.nodes.iter().position(|node| node.is_primary()) {
-                self.raise_level(primary, None);
+                self.raise_level(primary, None, false);
             }
             self.run(500_000);
         }

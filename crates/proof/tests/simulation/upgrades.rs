@@ -20,7 +20,7 @@ fn primary(cluster: &Cluster) -> usize {
 
 /// Asks the primary, and waits for a while.
 fn finalize(cluster: &mut Cluster) {
-    cluster.raise_level(primary(cluster), None);
+    cluster.raise_level(primary(cluster), None, false);
     cluster.run(500_000);
 }
 
@@ -74,7 +74,7 @@ fn a_node_that_is_away_keeps_the_level_from_being_raised() {
         let away = (primary(&cluster) + 1) % 3;
         cluster.take_down(away);
         cluster.run(2_000_000);
-        cluster.raise_level(primary(&cluster), None);
+        cluster.raise_level(primary(&cluster), None, false);
         cluster.run(2_000_000);
         cluster.bring_back(away);
         cluster.run(1_000_000);
@@ -101,9 +101,34 @@ fn an_observer_with_an_old_program_keeps_the_level_from_being_raised() {
         cluster.install(replaced, 1);
         cluster.bring_back(replaced);
         cluster.run(2_000_000);
-        cluster.raise_level(primary(&cluster), None);
+        cluster.raise_level(primary(&cluster), None, false);
         cluster.run(2_000_000);
         assert_eq!(levels(&cluster), [1, 1, 1], "seed {seed}");
+        cluster.heal_and_converge(5_000_000);
+    }
+}
+
+#[test]
+fn a_disk_that_is_lost_during_an_upgrade_is_passed_over_by_force_and_its_successor_votes() {
+    for seed in 1..11 {
+        let faults = Faults { level_heard_us: 1_000_000, readmit: true, ..Faults::none() };
+        let mut cluster = Cluster::new(3, seed, faults, WorkloadProfile::calm());
+        cluster.run(2_000_000);
+        for node in 0..3 {
+            replace_program(&mut cluster, node, 2);
+        }
+        let lost = (primary(&cluster) + 1) % 3;
+        cluster.take_down(lost);
+        cluster.replace_disk(lost, true);
+        cluster.bring_back(lost);
+        cluster.run(2_000_000);
+        finalize(&mut cluster);
+        assert_eq!(levels(&cluster), [1, 1, 1], "seed {seed}: the disk that votes is away");
+        cluster.raise_level(primary(&cluster), None, true);
+        cluster.run(10_000_000);
+        assert_eq!(levels(&cluster), [2, 2, 2], "seed {seed}");
+        let successor = cluster.nodes[lost].running.as_ref().expect("it runs");
+        assert!(successor.core.status().is_voter, "seed {seed}: the new disk votes");
         cluster.heal_and_converge(5_000_000);
     }
 }

@@ -57,6 +57,8 @@ pub enum Input {
         id: RaiseId,
         /// The level; `None`: the highest that all members execute.
         to: Option<FeatureLevel>,
+        /// Passes over members whose voting disk is silent.
+        force: bool,
         /// When the caller gives up waiting.
         deadline: Instant,
     },

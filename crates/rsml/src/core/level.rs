@@ -7,6 +7,11 @@
 //! and so was every other disk in its place. So no replica that follows is left behind with a
 //! program that must stop. A replica that comes later with an older program stops at the entry.
 //!
+//! A disk that is lost for good would stand in the way for ever: a new one gets its vote only at a
+//! higher level. So a user may *force* a raise. Then members whose voting disk is silent are passed
+//! over, provided that the voting disks of a majority were heard from. Nobody who was heard from is
+//! ever passed over.
+//!
 //! Raising is asked for by a user. Two cases need no user: a primary with
 //! [`CoreOptions::raise_after_us`](super::CoreOptions::raise_after_us), and a cluster whose log
 //! holds no request: no earlier release has ever served it, so there is nothing to go back to. In
@@ -51,13 +56,14 @@ pub enum RaiseError {
     },
     /// A replica was not heard from lately, so it is not known what its program executes.
     #[error(
-        "replica {0} was not heard from lately, so what its program executes is not known: start it, and try again"
+        "replica {0} was not heard from lately, so what its program executes is not known: start it, and try again; if it \
+         is lost, force the raise without it"
     )]
     NotHeard(ReplicaId),
     /// The disk that votes as this replica was not heard from lately. Another one is in its place.
     #[error(
         "the disk that votes as replica {0} was not heard from lately, and another one follows in its place: put the \
-         voting disk back, and try again"
+         voting disk back, and try again; if it is lost, force the raise without it"
     )]
     VoterAway(ReplicaId),
     /// No replica executes a higher level than the present one.
@@ -86,6 +92,8 @@ pub(super) struct Raise {
     callers: Vec<Caller>,
     /// The level to raise to as soon as this primary proposes anything.
     wanted: Option<FeatureLevel>,
+    /// Whether the user who wants it passes over members that are silent.
+    is_forced: bool,
     /// The level that all members have executed without a break, and since when.
     executed_since: Option<(FeatureLevel, Instant)>,
 }
@@ -114,59 +122,62 @@ impl Replica {
     }
 
     /// A local caller wants the level raised: to `to`, or to the highest that all members execute.
-    pub(super) fn raise_level(&mut self, id: RaiseId, to: Option<FeatureLevel>, deadline: Instant) {
-        match self.begin_raise(to) {
+    /// If `force`, members whose voting disk is silent are passed over.
+    pub(super) fn raise_level(&mut self, id: RaiseId, to: Option<FeatureLevel>, force: bool, deadline: Instant) {
+        match self.begin_raise(to, force) {
             Ok(to) if to <= self.applied.level => self.outputs.raised.push((id, Ok(self.applied.level))),
             Ok(to) => self.raise.callers.push(Caller { id, to, deadline }),
             Err(error) => self.outputs.raised.push((id, Err(error))),
         }
     }
 
-    fn begin_raise(&mut self, to: Option<FeatureLevel>) -> Result<FeatureLevel, RaiseError> {
+    fn begin_raise(&mut self, to: Option<FeatureLevel>, force: bool) -> Result<FeatureLevel, RaiseError> {
         let Some(present) = self.proposer.as_ref().map(|proposer| proposer.level) else {
             return Err(RaiseError::NotPrimary { primary: self.primary() });
         };
         let to = match to {
             Some(to) if to < present => return Err(RaiseError::Lower { present, wanted: to }),
             Some(to) => to,
-            None => self.next_level(present)?,
+            None => self.next_level(present, force)?,
         };
         if to > present {
-            self.check_executed_by_all(to)?;
+            self.check_executed_by_all(to, force)?;
             self.raise.wanted = self.raise.wanted.max(Some(to));
+            self.raise.is_forced |= force;
         }
         Ok(to)
     }
 
-    /// The level that follows: the highest that all members execute.
+    /// The level that follows: the highest that all members execute, without those whose voting
+    /// disk is silent if `force`.
     ///
     /// # Errors
     /// Why the level cannot be raised.
-    pub(super) fn next_level(&self, present: FeatureLevel) -> Result<FeatureLevel, RaiseError> {
+    pub(super) fn next_level(&self, present: FeatureLevel, force: bool) -> Result<FeatureLevel, RaiseError> {
         let mut highest = self.options.levels.highest;
         if highest <= present {
             return Err(RaiseError::AtHighest(present));
         }
         for member in self.membership.members() {
-            self.check_heard(member)?;
+            self.check_heard(member, force)?;
             let lowest_of_member = self.heard_levels(member).min_by_key(|levels| levels.highest);
             if let Some(levels) = lowest_of_member.filter(|levels| levels.highest <= present) {
                 return Err(RaiseError::NotExecuted { replica: member, levels, wanted: highest });
             }
             highest = lowest_of_member.map_or(highest, |levels| levels.highest.min(highest));
         }
-        self.check_executed_by_all(highest).map(|()| highest)
+        self.check_executed_by_all(highest, force).map(|()| highest)
     }
 
     /// Whether this replica's program, and that of every member, executes `level` (rule 13).
-    fn check_executed_by_all(&self, level: FeatureLevel) -> Result<(), RaiseError> {
+    fn check_executed_by_all(&self, level: FeatureLevel, force: bool) -> Result<(), RaiseError> {
         let me = self.options.me;
         let lacks = |replica, levels| RaiseError::NotExecuted { replica, levels, wanted: level };
         if !self.options.levels.contains(level) {
             return Err(lacks(me, self.options.levels));
         }
         for member in self.membership.members() {
-            self.check_heard(member)?;
+            self.check_heard(member, force)?;
             if let Some(levels) = self.heard_levels(member).find(|levels| !levels.contains(level)) {
                 coverage!("rule13.a_member_lacks_it");
                 return Err(lacks(member, levels));
@@ -175,20 +186,35 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether the disk that votes as `member` was heard from lately; any disk, if none votes.
-    fn check_heard(&self, member: ReplicaId) -> Result<(), RaiseError> {
-        let own = (member == self.options.me).then(|| self.acceptor.hard().disk_id);
-        let is_there = |disk: DiskId| own == Some(disk) || self.heard_lately(member).any(|(heard, _)| heard == disk);
-        let is_any_there = own.is_some() || self.heard_lately(member).next().is_some();
-        match self.membership.voting_disk(member) {
-            Some(disk) if is_there(disk) => Ok(()),
-            None if is_any_there => Ok(()),
-            Some(_) if is_any_there => {
-                coverage!("rule13.voting_disk_is_away");
-                Err(RaiseError::VoterAway(member))
-            }
-            _ => Err(RaiseError::NotHeard(member)),
+    /// Whether the disk that votes as `member` was heard from lately; any disk, if none votes. With
+    /// `force` it need not be, as long as the voting disks of a majority were.
+    fn check_heard(&self, member: ReplicaId, force: bool) -> Result<(), RaiseError> {
+        let error = match self.membership.voting_disk(member) {
+            Some(_) if self.hears_voter(member) => return Ok(()),
+            None if self.hears_any_disk(member) => return Ok(()),
+            Some(_) if self.hears_any_disk(member) => RaiseError::VoterAway(member),
+            _ => RaiseError::NotHeard(member),
+        };
+        if force
+            && self.membership.voters().filter(|voter| self.hears_voter(*voter)).count() >= self.membership.quorum()
+        {
+            coverage!("rule13.passed_over");
+            return Ok(());
         }
+        if matches!(error, RaiseError::VoterAway(_)) {
+            coverage!("rule13.voting_disk_is_away");
+        }
+        Err(error)
+    }
+
+    fn hears_voter(&self, member: ReplicaId) -> bool {
+        let voting = self.membership.voting_disk(member);
+        let is_own = member == self.options.me && voting == Some(self.acceptor.hard().disk_id);
+        is_own || self.heard_lately(member).any(|(heard, _)| Some(heard) == voting)
+    }
+
+    fn hears_any_disk(&self, member: ReplicaId) -> bool {
+        member == self.options.me || self.heard_lately(member).next().is_some()
     }
 
     /// The levels of the programs on those disks of `member` that were heard from lately.
@@ -210,8 +236,9 @@ impl Replica {
             return;
         }
         self.raise.wanted = None;
+        let force = std::mem::take(&mut self.raise.is_forced);
         let Some(present) = self.proposer.as_ref().map(|proposer| proposer.level) else { return };
-        if to <= present || self.check_executed_by_all(to).is_err() {
+        if to <= present || self.check_executed_by_all(to, force).is_err() {
             return;
         }
         let (now, Some(proposer)) = (self.now, self.proposer.as_mut()) else { return };
@@ -223,7 +250,7 @@ impl Replica {
     /// The first entry of this primary's view: a no-op, or, in a new cluster, an entry that raises
     /// the level. `adopted`: the last entry of the log that it adopted.
     pub(super) fn first_value(&self, proposer: &mut Proposer, adopted: Sequence) -> Value {
-        match self.next_level(proposer.level) {
+        match self.next_level(proposer.level, false) {
             Ok(to) if adopted == Sequence::BIRTH => {
                 coverage!("rule13.raised_at_birth");
                 proposer.raising(self.now, to)
@@ -245,13 +272,14 @@ impl Replica {
         let Some(proposer) = &self.proposer else {
             self.raise.executed_since = None;
             self.raise.wanted = None;
+            self.raise.is_forced = false;
             return;
         };
         let (present, is_empty) = (proposer.level, proposer.has_no_requests());
         if !is_empty && self.options.raise_after_us.is_none() {
             return;
         }
-        let Ok(to) = self.next_level(present) else {
+        let Ok(to) = self.next_level(present, false) else {
             self.raise.executed_since = None;
             return;
         };

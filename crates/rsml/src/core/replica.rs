@@ -335,7 +335,7 @@ impl Replica {
             }
             Input::CancelRead(id) => self.reads.cancel(id),
             Input::Transfer { id, to, deadline } => self.transfer(id, to, deadline),
-            Input::Raise { id, to, deadline } => self.raise_level(id, to, deadline),
+            Input::Raise { id, to, force, deadline } => self.raise_level(id, to, force, deadline),
             Input::Reconfigure { id, change, deadline } => self.reconfigure(id, change, deadline),
             Input::CheckChange { id, change } => {
                 let preconditions = self.preconditions(&change);

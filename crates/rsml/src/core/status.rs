@@ -149,7 +149,7 @@ impl Replica {
             pending_request_bytes: self.requests.bytes(),
             feature_level: self.applied.level,
             levels: self.options.levels,
-            next_level: self.next_level(self.applied.level),
+            next_level: self.next_level(self.applied.level, false),
             foreign_messages: self.counters.foreign,
         }
     }

@@ -216,12 +216,16 @@ impl ConsensusReplica {
     /// members execute. Only the primary can do that. Returns the level once this replica has
     /// applied it. From then on releases that do not execute it cannot be put back.
     ///
+    /// With `force`, members whose voting disk was not heard from lately are passed over, as long
+    /// as the voting disks of a majority were: the way out if a disk is lost for good.
+    ///
     /// # Errors
     /// The level is the same as before, unless the error is [`RaiseError::TimedOut`] or
     /// [`RaiseError::Stopped`]: then it may still be raised.
     pub async fn raise_feature_level(
         &self,
         to: Option<FeatureLevel>,
+        force: bool,
         deadline: StdInstant,
     ) -> Result<FeatureLevel, RaiseError> {
         let stopped = || Err(RaiseError::Stopped("it was shut down".into()));
@@ -229,7 +233,7 @@ impl ConsensusReplica {
         let (reply, result) = oneshot::channel();
         let deadline = self.shared().at(deadline);
         self.shared().raises().add(id, reply);
-        if !self.core.shared().inbox.push(Event::Input(Input::Raise { id, to, deadline })) {
+        if !self.core.shared().inbox.push(Event::Input(Input::Raise { id, to, force, deadline })) {
             self.shared().raises().abandon(stopped);
         }
         result.await.unwrap_or_else(|_| stopped())

@@ -47,7 +47,11 @@ fn raises(outputs: &Outputs) -> Vec<u32> {
 }
 
 fn raise(lone: &mut Lone, to: Option<FeatureLevel>) -> Outputs {
-    lone.step(Input::Raise { id: RaiseId(1), to, deadline: FAR })
+    lone.step(Input::Raise { id: RaiseId(1), to, force: false, deadline: FAR })
+}
+
+fn force(lone: &mut Lone, to: Option<FeatureLevel>) -> Outputs {
+    lone.step(Input::Raise { id: RaiseId(1), to, force: true, deadline: FAR })
 }
 
 /// Why it does not raise the level.
@@ -110,6 +114,32 @@ fn an_observer_must_execute_the_level_and_does_not_speak_for_the_disk_that_votes
 }
 
 #[test]
+fn a_lost_disk_is_passed_over_by_force_if_a_majority_is_there() {
+    let not_raised = |lone: &mut Lone| match &force(lone, None).raised[..] {
+        [(_, Err(error))] => error.clone(),
+        other => panic!("it is not refused: {other:?}"),
+    };
+    let mut lone = leading(2);
+    assert_eq!(not_raised(&mut lone), RaiseError::NotHeard(ONE), "alone it is no majority");
+    report_of_an_observer(&mut lone, ONE, levels(2));
+    assert_eq!(not_raised(&mut lone), RaiseError::VoterAway(ONE), "an observer is no part of a majority");
+    lone.report(TWO, levels(1));
+    assert_eq!(not_raised(&mut lone), lacks(TWO, 1, 2), "whoever is there is not passed over");
+    lone.report(TWO, levels(2));
+    assert_eq!(refused(&mut lone, None), RaiseError::VoterAway(ONE), "not without force");
+    let raised = force(&mut lone, None);
+    assert_eq!((raises(&raised), raised.raised), (vec![2], vec![]));
+}
+
+#[test]
+fn force_holds_for_one_raise_only() {
+    let mut lone = leading(3);
+    lone.report(TWO, levels(3));
+    assert_eq!(raises(&force(&mut lone, Some(SECOND))), [2]);
+    assert_eq!(refused(&mut lone, Some(FeatureLevel(3))), RaiseError::NotHeard(ONE));
+}
+
+#[test]
 fn the_highest_level_of_all_is_taken_and_a_lower_one_on_request() {
     let four = || {
         let mut lone = leading(5);
@@ -137,7 +167,7 @@ fn callers_are_told_when_the_level_is_applied_or_their_time_is_over() {
     lone.report(ONE, levels(2));
     lone.report(TWO, levels(2));
     let deadline = Instant(lone.now + 1_000);
-    lone.step(Input::Raise { id: RaiseId(7), to: Some(SECOND), deadline });
+    lone.step(Input::Raise { id: RaiseId(7), to: Some(SECOND), force: false, deadline });
     let again = raise(&mut lone, Some(SECOND));
     assert_eq!(raises(&again), [], "it is in the log already");
     assert_eq!(lone.tick_at(deadline.0 - 1).raised, []);
