@@ -184,7 +184,7 @@ impl WalStorage {
         lowest_changed: Sequence,
     ) -> Result<GroupRef, StorageError> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let path = self.newest_path();
+        let disk = self.disk.clone();
         let state = self.state();
         let segment = state.segments.back().expect("a log has a segment");
         let header = GroupHeader {
@@ -211,15 +211,16 @@ impl WalStorage {
             holds_seal: false,
             payload_bytes: 0,
         };
+        let path = || disk.describe(&file_name(segment.number));
         let length = usize::try_from(group_bytes(writes)).expect("a group is shorter than the address space");
         let header = buffer.refill(length, |bytes| encode_group(header, writes, bytes));
         if !header.is_readable(writes) {
-            return Err(StorageError::Exhausted { path });
+            return Err(StorageError::Exhausted { path: path() });
         }
         let bytes = header.group_bytes;
         let offset = state.write_offset;
         assert!(offset + bytes <= segment.bytes, "a group doesn't fit into its segment");
-        segment.file.write_durably(buffer.bytes(), offset).map_err(|e| failure("writing the log", path, e))?;
+        segment.file.write_durably(buffer.bytes(), offset).map_err(|e| failure("writing the log", path(), e))?;
         state.write_offset += bytes;
         state.tail.advance_past(&header);
         self.statistics.fsyncs += 1;
@@ -228,11 +229,6 @@ impl WalStorage {
         self.buffer = buffer;
         let block = u32::try_from(offset / BLOCK_BYTES).expect("a segment is smaller than 16 TiB");
         Ok(GroupRef { number: header.position.group_number, block: NonZeroU32::new(block).unwrap_or(NonZeroU32::MIN) })
-    }
-
-    fn newest_path(&mut self) -> String {
-        let number = self.state().segments.back().expect("a log has a segment").number;
-        self.disk.describe(&file_name(number))
     }
 
     /// Opens a new segment if `bytes` more don't fit into the newest one. Returns false if there is

@@ -101,13 +101,15 @@ impl State {
         let mut filtered = 0;
         let mut needless = Vec::new();
         let flushed = self.then(Table::Data, after, &self.undo);
+        let mut last = None;
         for (key, value) in flushed.take_while(|(key, _)| end.is_none_or(|end| *key < end)).take(most) {
             filtered += 1;
             if pass.is_shown(key) && value.is_some_and(|value| pass.filter.may_drop(key, value)) {
                 needless.push(key.clone());
             }
-            pass.last = Some(key.clone());
+            last = Some(key);
         }
+        pass.last = last.cloned();
         needless.into_iter().for_each(|key| self.drop_flushed(key));
         filtered
     }

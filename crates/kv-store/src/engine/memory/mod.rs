@@ -14,7 +14,8 @@ mod copy;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -125,11 +126,14 @@ impl State {
         let changed = before.range((from, Bound::Unbounded)).take_while(move |((of, _), _)| *of == table);
         let mut changed = changed.map(|((_, key), value)| (key, value.as_ref())).peekable();
         std::iter::from_fn(move || match (today.peek(), changed.peek()) {
-            (Some((now, _)), Some((then, _))) if now < then => today.next(),
-            // The earlier value of a key that was changed since counts.
-            (Some((now, _)), Some((then, _))) if now == then => today.next().and(changed.next()),
-            // Only `before` has a key that was removed since.
-            (_, Some(_)) => changed.next(),
+            (Some((now, _)), Some((then, _))) => match now.cmp(then) {
+                Ordering::Less => today.next(),
+                // The earlier value of a key that was changed since counts.
+                Ordering::Equal => today.next().and(changed.next()),
+                // Only `before` has a key that was removed since.
+                Ordering::Greater => changed.next(),
+            },
+            (None, Some(_)) => changed.next(),
             (_, None) => today.next(),
         })
     }
@@ -219,11 +223,11 @@ impl Engine for MemoryEngine {
     }
 
     fn cursor(&self, table: Table, lower: &[u8], upper: &[u8]) -> Result<Box<dyn Cursor + '_>, KvError> {
-        Ok(Box::new(MemoryCursor { engine: self, table, lower: lower.into(), upper: Some(upper.into()), entry: None }))
+        Ok(Box::new(MemoryCursor::new(self, table, lower.into(), Some(upper.into()))))
     }
 
     fn key_cursor(&self) -> Result<Box<dyn Cursor + '_>, KvError> {
-        let everything = MemoryCursor { engine: self, table: Table::Data, lower: vec![], upper: None, entry: None };
+        let everything = MemoryCursor::new(self, Table::Data, vec![], None);
         Ok(Box::new(everything))
     }
 
@@ -320,23 +324,43 @@ impl Drop for ActiveCopy<'_> {
     }
 }
 
-/// Holds a copy of its entry instead of the lock, so that a long scan never blocks a write. Each
-/// step sees the current map.
+/// The most entries that a cursor reads ahead.
+const MOST_AHEAD: usize = 16;
+
+/// Holds copies of entries instead of the lock, so that a long scan never blocks a write. The longer
+/// it moves forward, the more entries it reads ahead; whatever it has not read yet, it reads from
+/// the map as it is then.
 struct MemoryCursor<'e> {
     engine: &'e MemoryEngine,
     table: Table,
     lower: Vec<u8>,
     upper: Option<Vec<u8>>,
     entry: Option<(Bytes, Bytes)>,
+    /// The entries after it that were read already.
+    ahead: VecDeque<(Bytes, Bytes)>,
+    /// How many to read at once when that is empty.
+    reads: usize,
 }
 
-impl MemoryCursor<'_> {
+impl<'e> MemoryCursor<'e> {
+    fn new(engine: &'e MemoryEngine, table: Table, lower: Vec<u8>, upper: Option<Vec<u8>>) -> MemoryCursor<'e> {
+        MemoryCursor { engine, table, lower, upper, entry: None, ahead: VecDeque::new(), reads: 1 }
+    }
+
+    /// Goes to another place.
+    fn leave(&mut self) {
+        self.ahead.clear();
+        self.reads = 1;
+    }
+
     fn first_from(&mut self, from: Bound<&[u8]>) {
         let state = self.engine.read_lock();
-        let found = state.tables.of(self.table).range::<[u8], _>((from, Bound::Unbounded)).next();
-        self.entry = found
-            .filter(|(key, _)| self.upper.as_ref().is_none_or(|upper| key.as_ref() < upper.as_slice()))
-            .map(|(key, value)| (key.clone(), value.clone()));
+        let found = state.tables.of(self.table).range::<[u8], _>((from, Bound::Unbounded));
+        let is_within = |key: &Bytes| self.upper.as_ref().is_none_or(|upper| key.as_ref() < upper.as_slice());
+        let mut read = found.take_while(|(key, _)| is_within(key)).map(|(key, value)| (key.clone(), value.clone()));
+        self.entry = read.next();
+        self.ahead.extend(read.take(self.reads - 1));
+        self.reads = (self.reads * 2).min(MOST_AHEAD);
     }
 
     fn last_before(&mut self, target: &[u8]) {
@@ -351,12 +375,14 @@ impl MemoryCursor<'_> {
 
 impl Cursor for MemoryCursor<'_> {
     fn seek(&mut self, target: &[u8]) -> Result<(), KvError> {
+        self.leave();
         let from = target.max(&self.lower).to_vec();
         self.first_from(Bound::Included(&from));
         Ok(())
     }
 
     fn seek_before(&mut self, target: &[u8]) -> Result<(), KvError> {
+        self.leave();
         let before = match &self.upper {
             Some(upper) => target.min(upper).to_vec(),
             None => target.to_vec(),
@@ -367,12 +393,17 @@ impl Cursor for MemoryCursor<'_> {
 
     fn next(&mut self) -> Result<(), KvError> {
         let (key, _) = self.entry.take().expect("a cursor moves on only from an entry");
+        self.entry = self.ahead.pop_front();
+        if self.entry.is_some() {
+            return Ok(());
+        }
         self.first_from(Bound::Excluded(&key));
         Ok(())
     }
 
     fn prev(&mut self) -> Result<(), KvError> {
         let (key, _) = self.entry.take().expect("a cursor moves back only from an entry");
+        self.leave();
         self.last_before(&key);
         Ok(())
     }
