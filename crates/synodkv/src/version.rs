@@ -21,7 +21,7 @@ pub fn verbose() -> String {
          RocksDB        {engine}\n\
          features       {}\n\
          target         {}-{}{}\n",
-        COMMIT.unwrap_or("unknown: not built by scripts/package.sh or scripts/image.sh"),
+        COMMIT.unwrap_or("unknown: not built for a package"),
         if cfg!(feature = "rocksdb") { "rocksdb" } else { "none" },
         std::env::consts::ARCH,
         std::env::consts::OS,
