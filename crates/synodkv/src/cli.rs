@@ -14,6 +14,7 @@ use crate::cert::CertArgs;
 use crate::convert::ConvertArgs;
 use crate::family::FamilyArgs;
 use crate::generate::{CompletionArgs, ManArgs};
+use crate::health::HealthArgs;
 use crate::import::ImportArgs;
 use crate::member::{JoinArgs, MemberArgs};
 use crate::output::Format;
@@ -54,6 +55,7 @@ pub struct Cli {
 pub enum Command {
     Serve(ServeArgs),
     Status(StatusArgs),
+    Health(HealthArgs),
     Failover(FailoverArgs),
     Member(MemberArgs),
     Join(JoinArgs),

@@ -21,6 +21,7 @@ mod failover;
 mod failure;
 mod family;
 mod generate;
+mod health;
 mod http;
 mod import;
 mod logging;
@@ -110,6 +111,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Upgrade(args) => on_one_thread()?.block_on(upgrade::run(args)),
         Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
         Command::Auth(args) => on_one_thread()?.block_on(auth::run(args)),
+        Command::Health(args) => on_one_thread()?.block_on(health::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),
