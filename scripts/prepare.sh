@@ -94,6 +94,12 @@ hint_first_build() {
     fi
 }
 
+# For `synodkv --version --verbose`. Only packages name the commit: another one would be another build.
+name_commit() {
+    SYNODKV_COMMIT="$(git rev-parse --short=12 HEAD 2>/dev/null)" || return 0
+    export SYNODKV_COMMIT
+}
+
 # Always builds the whole workspace: a part of it may choose other features, and RocksDB would be built again.
 build_release() {
     hint_first_build

@@ -234,9 +234,9 @@ impl FrontEnd {
         self.admin_addr
     }
 
-    /// Lets the program register its own metrics and problems.
+    /// Lets the program register its own metrics and problems, and see the cluster.
     pub fn extend(&self, extension: &Extension) {
-        extension(&self.problems, &self.metrics);
+        extension(&self.problems, &self.metrics, self.core.cluster());
     }
 
     /// The service, for callers in this process.

@@ -8,13 +8,15 @@ use async_trait::async_trait;
 use kv_store::SharedResources;
 
 use crate::budget::{Budget, Host};
+use crate::cluster::ClusterView;
 use crate::config::Config;
 use crate::error::ServerError;
 use crate::metrics::ServerMetrics;
 use crate::problems::Problems;
 
-/// Registers the program's own metrics and problems with a server.
-pub type Extension = Arc<dyn Fn(&Problems, &ServerMetrics) + Send + Sync>;
+/// Registers the program's own metrics and problems with a server, and gets a view of the cluster
+/// from it. Keep that view as a [`std::sync::Weak`], because it holds the databases open.
+pub type Extension = Arc<dyn Fn(&Problems, &ServerMetrics, &Arc<dyn ClusterView>) + Send + Sync>;
 
 /// A running server of either mode.
 #[async_trait]
@@ -42,7 +44,8 @@ pub trait ServerManager: Send + Sync {
         false
     }
 
-    /// Lets the program register its own metrics and problems with those of the server.
+    /// Lets the program register its own metrics and problems with those of the server, and see the
+    /// cluster.
     fn extend(&self, extension: Extension);
 
     fn thrift_addr(&self) -> SocketAddr;

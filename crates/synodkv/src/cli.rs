@@ -13,6 +13,8 @@ use crate::bench_disk::BenchDiskArgs;
 use crate::cert::CertArgs;
 use crate::convert::ConvertArgs;
 use crate::family::FamilyArgs;
+use crate::generate::{CompletionArgs, ManArgs};
+use crate::health::HealthArgs;
 use crate::import::ImportArgs;
 use crate::member::{JoinArgs, MemberArgs};
 use crate::output::Format;
@@ -40,6 +42,9 @@ use crate::usage::{REFUSED, epilogue, whole_number};
         3 no answer, not now, or an outcome that is unknown. All outputs, escapes and statuses: docs/CLI.md."
 )]
 pub struct Cli {
+    /// With --version: also the commit, the feature levels, and the version of RocksDB.
+    #[arg(long, requires = "version")]
+    pub verbose: bool,
     #[command(flatten)]
     pub access: AccessArgs,
     #[command(subcommand)]
@@ -50,6 +55,7 @@ pub struct Cli {
 pub enum Command {
     Serve(ServeArgs),
     Status(StatusArgs),
+    Health(HealthArgs),
     Failover(FailoverArgs),
     Member(MemberArgs),
     Join(JoinArgs),
@@ -69,6 +75,9 @@ pub enum Command {
     Cert(CertArgs),
     Convert(ConvertArgs),
     Recover(RecoverArgs),
+    Completion(CompletionArgs),
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Start a server.
@@ -420,6 +429,23 @@ mod tests {
             assert!(help.contains("Example"), "{} has no example", command.get_name());
             assert!(help.contains("Exit status"), "{} does not tell its exit status", command.get_name());
         }
+    }
+
+    #[test]
+    fn every_command_has_a_man_page_with_its_flags_and_examples() {
+        let pages = crate::generate::pages(Cli::command()).expect("in memory");
+        let page = |name: &str| {
+            let (_, page) = pages.iter().find(|(file, _)| file == name).unwrap_or_else(|| panic!("no {name}"));
+            String::from_utf8(page.clone()).expect("text")
+        };
+        for command in Cli::command().get_subcommands() {
+            page(&format!("synodkv-{}.1", command.get_name()));
+        }
+        let serve = page("synodkv-serve.1");
+        for part in ["node\\-id", "SYNODKV_CONFIG", "Examples:", "cluster.toml"] {
+            assert!(serve.contains(part), "no {part}: {serve}");
+        }
+        page("synodkv-upgrade-finalize.1");
     }
 
     #[test]

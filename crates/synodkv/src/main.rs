@@ -20,6 +20,8 @@ mod data;
 mod failover;
 mod failure;
 mod family;
+mod generate;
+mod health;
 mod http;
 mod import;
 mod logging;
@@ -35,17 +37,20 @@ mod shell;
 mod signals;
 mod statement;
 mod status;
+mod supervisor;
 mod targets;
 mod text;
 mod txn;
 mod upgrade;
 mod usage;
 mod verify;
+mod version;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use failure::Failure;
 
@@ -72,6 +77,12 @@ fn fail(failure: &Failure) -> ExitCode {
 /// Prints help, the version, or the error in the command line.
 fn explain(error: &clap::Error) -> ExitCode {
     let text = error.render();
+    if error.kind() == ErrorKind::DisplayVersion && std::env::args_os().any(|argument| argument == "--verbose") {
+        return match output::write(version::verbose().as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(&failure),
+        };
+    }
     if !error.use_stderr() {
         let shown = if output::is_terminal() { text.ansi().to_string() } else { text.to_string() };
         return match output::write(shown.as_bytes()) {
@@ -100,6 +111,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Upgrade(args) => on_one_thread()?.block_on(upgrade::run(args)),
         Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
         Command::Auth(args) => on_one_thread()?.block_on(auth::run(args)),
+        Command::Health(args) => on_one_thread()?.block_on(health::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),
@@ -110,6 +122,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Shell(args) => on_one_thread()?.block_on(shell::run(args)),
         Command::Verify(args) => on_one_thread()?.block_on(verify::run(args)),
         Command::Bench(args) => on_one_thread()?.block_on(bench::run(args)),
+        Command::Completion(args) => generate::completion(Cli::command(), args),
+        Command::Man(args) => generate::man(Cli::command(), args),
         Command::Cert(args) => cert::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Recover(args) => recover::run(args),

@@ -18,6 +18,7 @@ use crate::logging::{self, Logging};
 use crate::output;
 use crate::reload::{Origin, Reload};
 use crate::signals::{self, Signals};
+use crate::supervisor::Supervisor;
 
 /// How often to check whether the server still works.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
@@ -79,13 +80,16 @@ async fn serve(config: Config, origin: Origin, log: &Logging) -> Result<ExitCode
     let mut reload = Reload::new(origin, config.clone(), log.control());
     signals::on_hangup(move || reload.run())?;
     let (mode, data_dir) = (config.mode, config.storage.data_dir.clone());
-    let (server, mut asked) = start(config, &mut signals).await?;
-    let (dropped, control) = (log.dropped(), log.control());
-    server.extend(Arc::new(move |problems, metrics| {
+    let supervisor = Supervisor::of_environment();
+    let (server, mut asked) = supervisor.while_starting(start(config, &mut signals)).await?;
+    let (dropped, control, seen) = (log.dropped(), log.control(), supervisor.seen());
+    server.extend(Arc::new(move |problems, metrics, cluster| {
+        seen.set(cluster);
         problems.watch(control.problems());
         metrics.registry().register(Box::new(dropped.clone())).expect("registered once for each server");
     }));
     logging::say(std::io::stdout(), ready_line(mode, &data_dir, server.as_ref()), Duration::ZERO);
+    supervisor.ready();
     let mut health = tokio::time::interval(HEALTH_INTERVAL);
     let stopped = loop {
         if let Some(name) = asked {
@@ -99,6 +103,7 @@ async fn serve(config: Config, origin: Origin, log: &Logging) -> Result<ExitCode
             },
         }
     };
+    supervisor.stopping();
     if let Ok(name) = &stopped {
         tracing::info!("{name}: stopping; a second signal stops at once");
     }

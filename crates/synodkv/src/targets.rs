@@ -132,7 +132,8 @@ fn choose(
     Ok(addresses)
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
+/// Parses a time in seconds.
+pub fn seconds(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(seconds) if (1..=86_400).contains(&seconds) => Ok(seconds),
         _ => Err("expected whole seconds, from 1 to 86400".to_string()),

@@ -1,9 +1,11 @@
 //! Reports about the cluster and this server. Every number is measured or left out.
 
+use std::sync::Arc;
+
 use kv_api::KvError;
 
 use super::KvServiceCore;
-use crate::cluster::{ClusterSnapshot, ReplicaStatus};
+use crate::cluster::{ClusterSnapshot, ClusterView, ReplicaStatus};
 
 /// The cluster at one point in time.
 pub type ClusterHealth = ClusterSnapshot;
@@ -35,6 +37,11 @@ pub struct DatabaseFigures {
 }
 
 impl KvServiceCore {
+    /// The view of the cluster.
+    pub fn cluster(&self) -> &Arc<dyn ClusterView> {
+        &self.parts.cluster
+    }
+
     /// The cluster as seen from this server.
     pub async fn cluster_health(&self) -> ClusterHealth {
         self.parts.cluster.snapshot().await

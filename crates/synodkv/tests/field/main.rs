@@ -28,5 +28,6 @@ mod network;
 mod power;
 #[cfg(feature = "rocksdb")]
 mod recover;
+mod supervisor;
 mod tls;
 mod tools;

@@ -1,16 +1,22 @@
-//! `upgrade`: shows the feature level of a cluster, and raises it.
+//! `upgrade`: plans an upgrade, waits for its steps, shows the feature level of a cluster, and
+//! raises it.
+
+mod plan;
+mod wait;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::admin::{AdminClient, Status, server_of_the_primary};
+use self::plan::Plan;
+use crate::admin::{AdminClient, Replica, Status, server_of_the_primary};
 use crate::failure::Failure;
 use crate::output::{self, Format};
-use crate::targets::AdminTarget;
+use crate::targets::{AdminTarget, seconds};
 use crate::usage::{epilogue, whole_number};
 
 /// See how far an upgrade has come, and finish it.
@@ -22,6 +28,8 @@ use crate::usage::{epilogue, whole_number};
 /// back any more.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
+    synodkv upgrade plan                   the order of the restarts, and whether now is a good time\n  \
+    synodkv upgrade wait --node 1          after the restart of replica 1\n  \
     synodkv upgrade status\n  \
     synodkv upgrade finalize               to the highest level that all replicas execute\n  \
     synodkv upgrade finalize --to 2", NO))]
@@ -30,10 +38,34 @@ pub struct UpgradeArgs {
     pub action: UpgradeAction,
 }
 
-const NO: &str = "the level was not raised, with the reason; `status`: there is no primary";
+const NO: &str =
+    "the level was not raised, with the reason; `plan`: not now, with the reason; `status`: there is no primary";
 
 #[derive(Debug, Subcommand)]
 pub enum UpgradeAction {
+    /// Show in which order to restart the servers with a new release, and whether now is a good
+    /// time.
+    ///
+    /// It changes nothing. The order is: observers, then secondaries, then the primary.
+    #[command(after_help = epilogue("Example:\n  synodkv upgrade plan",
+        "not now: there is no primary, or a replica is away or has a problem"))]
+    Plan(UpgradeTarget),
+    /// Wait until a replica that was restarted serves, and has caught up.
+    ///
+    /// Then the next one may be restarted. The replica's own server must answer.
+    #[command(after_help = epilogue("Examples:\n  \
+        synodkv upgrade wait --node 1\n  \
+        synodkv upgrade wait --node 1 --timeout-seconds 1800", "never"))]
+    Wait {
+        /// The replica; may be repeated.
+        #[arg(long = "node", value_name = "N", required = true, value_parser = whole_number::<u32>)]
+        nodes: Vec<u32>,
+        /// How long to wait, in seconds, 1 to 86400; then the exit status is 3.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = seconds)]
+        timeout_seconds: u64,
+        #[command(flatten)]
+        target: UpgradeTarget,
+    },
     /// Show the feature level of the cluster, and the levels that the program of each replica
     /// executes.
     #[command(after_help = epilogue("Example:\n  synodkv upgrade status", "there is no primary"))]
@@ -79,6 +111,15 @@ struct Done {
 pub async fn run(args: UpgradeArgs) -> Result<ExitCode, Failure> {
     let client = AdminClient::new()?;
     match args.action {
+        UpgradeAction::Plan(target) => {
+            let gathered = client.gather(&target.admin).await?;
+            let plan = Plan::of(&gathered);
+            output::done(target.format, &plan.document(), &plan.show())?;
+            Ok(ExitCode::from(u8::from(!plan.may_begin())))
+        }
+        UpgradeAction::Wait { nodes, timeout_seconds, target } => {
+            wait::run(&nodes, Duration::from_secs(timeout_seconds), &target).await
+        }
         UpgradeAction::Status(target) => {
             let gathered = client.gather(&target.admin).await?;
             let status = &gathered.best().status;
@@ -115,8 +156,17 @@ fn document(status: &Status) -> Value {
     })
 }
 
-fn or_dash(value: Option<u32>) -> String {
-    value.map_or("-".to_string(), |value| value.to_string())
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_string(), |value| value.to_string())
+}
+
+/// The levels that the program of a replica executes.
+fn executes(replica: &Replica) -> String {
+    match (replica.lowest_level, replica.highest_level) {
+        (Some(lowest), Some(highest)) if lowest == highest => lowest.to_string(),
+        (Some(lowest), Some(highest)) => format!("{lowest} to {highest}"),
+        _ => "-".to_string(),
+    }
 }
 
 fn show(status: &Status) -> String {
@@ -127,13 +177,8 @@ fn show(status: &Status) -> String {
     };
     let mut rows = vec![["replica", "level", "executes", "reachable"].map(str::to_string).to_vec()];
     rows.extend(status.replicas.iter().map(|replica| {
-        let executes = match (replica.lowest_level, replica.highest_level) {
-            (Some(lowest), Some(highest)) if lowest == highest => lowest.to_string(),
-            (Some(lowest), Some(highest)) => format!("{lowest} to {highest}"),
-            _ => "-".to_string(),
-        };
         let reachable = if replica.reachable { "yes" } else { "no" };
-        vec![replica.id.to_string(), or_dash(replica.feature_level), executes, reachable.to_string()]
+        vec![replica.id.to_string(), or_dash(replica.feature_level), executes(replica), reachable.to_string()]
     }));
     format!("level    {}\nnext     {next}\n\n{}", or_dash(status.feature_level), output::table(&rows))
 }
