@@ -10,7 +10,8 @@
 //!
 //! The identity is written before any data, atomically and durably. It never changes, except that
 //! the cluster id is added once the cluster has been bootstrapped, by a conversion (`convert`), whose
-//! last step it is, and by a recovery from the loss of a quorum (`recover`). A directory can be opened only
+//! last step it is, and by a recovery from the loss of a quorum (`recover`). A restore from a backup
+//! (`restore`) writes it last. A directory can be opened only
 //! with its own identity. A new directory is claimed only after everything else that may refuse a
 //! start, so that a failed start leaves no trace.
 //!
@@ -37,6 +38,8 @@ pub(crate) const LOCK_FILE: &str = "lock";
 pub(crate) const IDENTITY_FILE: &str = "identity.json";
 /// The note of a conversion that has begun (`convert`).
 pub(crate) const CONVERT_NOTE: &str = "convert.json";
+/// Where a restore builds what it restores (`restore`).
+pub(crate) const RESTORING: &str = "restoring";
 /// What is left of the identity of a directory whose replicas were moved into directories of their
 /// own.
 pub(crate) const SPLIT_IDENTITY: &str = "identity.json.split";
@@ -73,6 +76,11 @@ pub enum DataDirError {
          plan finishes it"
     )]
     BeingRecovered { dir: PathBuf },
+    #[error(
+        "a restore into data directory {dir} has begun and not ended: the same `synodkv restore` begins it again, or remove the \
+         directory"
+    )]
+    BeingRestored { dir: PathBuf },
     #[error("{path} is damaged: {reason}; restore it, or choose another --data-dir")]
     Damaged { path: PathBuf, reason: String },
     #[error("{path} is {found}, and a directory is needed there; remove it, or choose another --data-dir")]
@@ -137,6 +145,9 @@ impl DataDir {
             None if root.join(SPLIT_IDENTITY).exists() => {
                 return Err(DataDirError::Split { dir: root.to_path_buf() });
             }
+            None if root.join(RESTORING).exists() => {
+                return Err(DataDirError::BeingRestored { dir: root.to_path_buf() });
+            }
             None => {
                 refuse_foreign_files(root)?;
                 wanted
@@ -168,6 +179,11 @@ impl DataDir {
             }
         }
         DataDir::open(root, mode, replicas)
+    }
+
+    /// Whether the directory has no identity yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Writes the identity of a new directory. Call this before anything else is written to it.

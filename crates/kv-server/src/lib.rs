@@ -38,6 +38,7 @@ pub mod problems;
 pub mod recover;
 pub mod replication;
 pub mod restarting;
+pub mod restore;
 pub mod router;
 pub mod service_core;
 pub mod space;

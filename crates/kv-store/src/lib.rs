@@ -34,8 +34,8 @@ pub use commit::idempotency::MAX_RECORDS as MAX_IDEMPOTENCY_RECORDS;
 pub use commit::resolve::STAMP_BYTES;
 pub use commit::state_machine::MAX_RECENT_CLEARS;
 pub use database::{
-    DatabaseCopy, DatabaseInstall, GroupCommitOptions, PendingWrite, PreparedBatch, RetentionStatistics, RevisionBoard,
-    StoreOptions, TransactionalKvDatabase,
+    BulkLoad, DatabaseCopy, DatabaseInstall, GroupCommitOptions, PendingWrite, PreparedBatch, RetentionStatistics,
+    RevisionBoard, StoreOptions, TransactionalKvDatabase,
 };
 pub use engine::{
     Durability, Engine, EngineKind, MemoryEngine, MemoryInstall, ResourceOptions, SharedResources, begin_install,

@@ -47,7 +47,7 @@ const OLDEST_FORMAT: u32 = 1;
 const LEVELLED_FORMAT: u32 = 3;
 
 /// The level of a database without a record of it.
-const FIRST_LEVEL: u32 = 1;
+pub(crate) const FIRST_LEVEL: u32 = 1;
 
 /// Counters of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ pub(crate) enum FamilyState {
 pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
     let claim = || {
         let mut batch = WriteBatch::new();
-        batch.put(Table::Meta, FORMAT_KEY, &FORMAT.to_be_bytes());
+        put_format(&mut batch);
         engine.write(&batch)
     };
     let Some(stored) = engine.get(Table::Meta, FORMAT_KEY)? else {
@@ -145,6 +145,11 @@ pub(crate) fn claim_format(engine: &dyn Engine) -> Result<(), KvError> {
         ))),
         Err(_) => Err(damaged("format", stored.len())),
     }
+}
+
+/// Records the layout of a database at the first feature level.
+pub(crate) fn put_format(batch: &mut WriteBatch) {
+    batch.put(Table::Meta, FORMAT_KEY, &FORMAT.to_be_bytes());
 }
 
 /// The feature level, which must be at most `highest`: the records of a higher one may mean

@@ -79,6 +79,18 @@ impl Founding {
         state
     }
 
+    /// Like [`Self::state_after`], for a cluster with several first members. Each of them has the
+    /// same state on top of the same database, and a log of its own ([`Self::write_log`]).
+    ///
+    /// # Panics
+    /// If the replica and its disk are not among `voters`.
+    pub fn state_with(&self, voters: &BTreeMap<ReplicaId, DiskId>, kept: &ReplicatedState) -> ReplicatedState {
+        assert_eq!(voters.get(&self.replica), Some(&self.disk_id), "a founder is one of the first voters");
+        let mut state = self.state_after(kept);
+        state.be_born(&BirthRecord::new(self.cluster_id, voters));
+        state
+    }
+
     /// The second half of [`found_cluster`]: the log that continues behind a database with a state
     /// of this `sequence`.
     ///
@@ -303,6 +315,26 @@ mod tests {
         assert!(status.is_voter && status.role != "unborn", "{status:?}");
         assert_eq!((status.cluster_id, status.disk_id, status.boot), (ClusterId(77), DiskId(88), Boot(2)));
         assert_eq!((status.last, status.commit, status.applied), (Sequence(40), Sequence(40), Sequence(40)));
+    }
+
+    #[test]
+    fn several_founders_begin_with_the_same_state_and_disks_of_their_own() {
+        let disks = [1, 2, 3].map(|id| (ReplicaId(id), DiskId(u128::from(id) + 500)));
+        let founder = |(replica, disk_id)| Founding { replica, disk_id, ..FOUNDING };
+        let states = disks.map(|disk| founder(disk).state_with(&disks.into(), &ReplicatedState::default()));
+        assert!(states.iter().all(|state| *state == states[0]), "replicas would be found to have diverged");
+        assert_eq!(states[0].configuration.voters().collect::<Vec<_>>(), disks);
+        assert_eq!(states[0].sequence, EARLIEST);
+        for (disk, state) in disks.into_iter().zip(states) {
+            let mut storage = InMemoryStorage::new();
+            founder(disk).write_log(&mut storage, state.sequence).unwrap();
+            let recovered = storage.recover().unwrap();
+            let start = Start { recovered, entries: Vec::new(), state, new_disk_id: DiskId(1), new_cluster_id: 1 };
+            let options = CoreOptions::new(disk.0, disks.map(|(id, _)| id).to_vec(), 1);
+            let status = Replica::new(options, start, crate::Instant(0)).status();
+            assert!(status.is_voter && status.role != "unborn", "{status:?}");
+            assert_eq!((status.disk_id, status.last), (disk.1, EARLIEST));
+        }
     }
 
     #[test]

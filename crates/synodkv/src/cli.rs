@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::access::AccessArgs;
 use crate::auth::AuthArgs;
+use crate::backup_cmd::BackupArgs;
 use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
 use crate::cert::CertArgs;
@@ -20,6 +21,7 @@ use crate::member::{JoinArgs, MemberArgs};
 use crate::output::Format;
 use crate::range::RangeArgs;
 use crate::recover::RecoverArgs;
+use crate::restore_cmd::RestoreArgs;
 use crate::statement::commands;
 use crate::targets::{AdminTarget, ThriftTarget};
 use crate::text::Notation;
@@ -67,6 +69,8 @@ pub enum Command {
     Delete(DeleteArgs),
     Range(RangeArgs),
     Import(ImportArgs),
+    Backup(BackupArgs),
+    Restore(Box<RestoreArgs>),
     Txn(TxnArgs),
     Shell(ShellArgs),
     Verify(VerifyArgs),

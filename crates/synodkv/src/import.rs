@@ -11,9 +11,9 @@ use clap::Args;
 use kv_client::{ClientError, Database, Limits, TransactionOptions, Version};
 use serde_json::json;
 
-use crate::backup::{Pair, Reader};
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::rows_file::{Pair, Reader};
 use crate::targets::ThriftTarget;
 use crate::text::Notation;
 use crate::usage::epilogue;

@@ -10,7 +10,7 @@ mod access;
 mod admin;
 mod allocator;
 mod auth;
-mod backup;
+mod backup_cmd;
 mod bench;
 mod bench_disk;
 mod cert;
@@ -31,6 +31,8 @@ mod predecessor;
 mod range;
 mod recover;
 mod reload;
+mod restore_cmd;
+mod rows_file;
 mod screen;
 mod serve;
 mod shell;
@@ -103,7 +105,11 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     // A client command runs on one thread, so that it does not compete with the server on a small
     // machine.
     let on_one_thread = || tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::from);
+    // Rows are compressed, hashed and encrypted beside the connections.
+    let on_threads = || tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::from);
     match command {
+        Command::Backup(args) => on_threads()?.block_on(backup_cmd::run(args)),
+        Command::Restore(args) => on_threads()?.block_on(restore_cmd::run(*args)),
         Command::Serve(args) => serve::run(args),
         Command::Failover(args) => on_one_thread()?.block_on(failover::run(args)),
         Command::Member(args) => on_one_thread()?.block_on(member::run(args)),

@@ -8,9 +8,9 @@ use clap::{Args, ValueEnum};
 use kv_client::{Client, Hold, RangeRead, Row, Version, prefix_end};
 use serde_json::{Value, json};
 
-use crate::backup::{self, row_line};
 use crate::failure::Failure;
 use crate::output;
+use crate::rows_file::{self, row_line};
 use crate::targets::ThriftTarget;
 use crate::text::Notation;
 use crate::usage::{REFUSED, epilogue, whole_number};
@@ -218,7 +218,7 @@ struct Printer {
 enum Kind {
     Text,
     Json(Vec<Value>),
-    Backup(backup::Writer),
+    Backup(rows_file::Writer),
 }
 
 impl Printer {
@@ -227,7 +227,7 @@ impl Printer {
             RangeFormat::Text => (Kind::Text, String::new()),
             RangeFormat::Json => (Kind::Json(Vec::new()), String::new()),
             RangeFormat::Backup => {
-                let (writer, header) = backup::Writer::begin(notation, family, version.0);
+                let (writer, header) = rows_file::Writer::begin(notation, family, version.0);
                 (Kind::Backup(writer), header)
             }
         };

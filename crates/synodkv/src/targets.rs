@@ -115,6 +115,27 @@ impl From<ClusterTarget> for AdminTarget {
     }
 }
 
+/// The cluster that a restore writes to.
+#[derive(Clone, Debug, Args)]
+pub struct IntoTarget {
+    /// Write a range of the backup into the live cluster with these Thrift addresses, instead of making a
+    /// new one.
+    #[arg(long = "into", id = "into", value_name = "HOST:PORT[,…]", value_delimiter = ',')]
+    given_into: Vec<String>,
+}
+
+impl IntoTarget {
+    /// Whether it was asked for.
+    pub fn is_given(&self) -> bool {
+        !self.given_into.is_empty()
+    }
+
+    /// The same as a target of other commands.
+    pub fn thrift(&self) -> ThriftTarget {
+        ThriftTarget { given: self.given_into.clone(), timeout_seconds: 60 }
+    }
+}
+
 fn choose(
     flag: &str,
     given: &[String],

@@ -1,6 +1,7 @@
 //! The replicas of this process, started together and stopped together.
 
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,13 +233,17 @@ impl Start<'_> {
 
 /// Opens the log of a replica of this directory.
 pub(crate) fn open_log(config: &Config, data_dir: &DataDir, id: u32) -> std::io::Result<WalStorage> {
+    open_log_at(config, &data_dir.replica_wal(id))
+}
+
+/// Opens the log of a replica at another place than its own.
+pub(crate) fn open_log_at(config: &Config, path: &Path) -> std::io::Result<WalStorage> {
     let replication = &config.replication;
     let options = WalOptions {
         segment_bytes: replication.wal_segment_mb << 20,
         direct_writes: replication.wal_direct_writes,
         ..WalOptions::default()
     };
-    let path = data_dir.replica_wal(id);
     let replica = path.parent().expect("it lies in the replica's directory");
     make_directory(replica).map_err(std::io::Error::other)?;
     WalStorage::open(path, options).map_err(std::io::Error::other)

@@ -34,7 +34,7 @@ pub use databases::ReplicaDatabases;
 pub(crate) use databases::{MARKER, Marker, name_of};
 pub use executor::KvStoreExecutor;
 pub use local_replicas::{LocalReplica, LocalReplicas, Network, check_certificates};
-pub(crate) use local_replicas::{open_log, random};
+pub(crate) use local_replicas::{open_log, open_log_at, random};
 pub use manager::ReplicatedServerManager;
 pub use members::Members;
 pub use place::DatabasePlace;

@@ -7,6 +7,7 @@
 //! - after a failed write no further one is tried, because the content of the engine is unknown
 //!   then. A full disk is no failure on a replica: the write waits for space.
 
+mod bulk_load;
 mod copy;
 mod core;
 mod damage;
@@ -43,6 +44,7 @@ pub use core::RevisionBoard;
 use core::{Core, read, writing_stopped};
 use group_commit::GroupCommit;
 
+pub use bulk_load::BulkLoad;
 pub use copy::DatabaseCopy;
 pub use group_commit::PendingWrite;
 pub use install::DatabaseInstall;

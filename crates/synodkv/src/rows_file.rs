@@ -1,4 +1,4 @@
-//! The backup format, which `range --format backup` writes and `import` reads: rows as text between
+//! The text format of rows, which `range --format backup` writes and `import` reads: rows as text between
 //! a header and an end mark.
 //!
 //! ```text

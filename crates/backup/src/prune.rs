@@ -1,0 +1,114 @@
+//! Removes old backups, and what failed ones have left.
+//!
+//! Invariant: the newest complete backup is never removed. The manifest of a backup goes first, so
+//! that one which was removed in part is not taken for a backup.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::manifest::MANIFEST;
+use crate::reader::Entry;
+use crate::verify::{Depth, verify};
+use crate::{BackupError, Target, list, open};
+
+/// A folder without a manifest may be a backup that is under way; after this long it is not.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// A backup that stays, and why.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Its folder.
+    pub folder: String,
+    /// Why it stays.
+    pub reason: String,
+}
+
+/// A folder to remove.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// The folder.
+    pub folder: String,
+    /// Bytes of its objects.
+    pub bytes: u64,
+    /// Why it goes.
+    pub reason: String,
+}
+
+/// What a prune would do.
+#[derive(Clone, Debug, Default)]
+pub struct PrunePlan {
+    /// What stays.
+    pub kept: Vec<Kept>,
+    /// What goes.
+    pub removed: Vec<Pruned>,
+}
+
+/// Finds what is older than `keep` at the time `now`. Removes nothing.
+///
+/// # Errors
+/// The newest backup misses objects, and `force` was not given: the older ones may be needed. Or
+/// the store fails.
+pub async fn plan_prune(
+    target: &Target,
+    keep: Duration,
+    now: OffsetDateTime,
+    force: bool,
+) -> Result<PrunePlan, BackupError> {
+    let entries = list(target).await?;
+    let finished = |entry: &Entry| match &entry.summary {
+        Some(Ok(summary)) => Some((summary.version, summary.finished)),
+        _ => None,
+    };
+    let newest = entries.iter().filter(|entry| finished(entry).is_some()).max_by_key(|entry| finished(entry));
+    let mut plan = PrunePlan::default();
+    for entry in &entries {
+        let folder = entry.folder.clone();
+        let stays = |reason: &str| Kept { folder: entry.folder.clone(), reason: reason.to_string() };
+        let goes = |reason: String| Pruned { folder: entry.folder.clone(), bytes: entry.bytes, reason };
+        match &entry.summary {
+            Some(Ok(_)) if newest.is_some_and(|newest| newest.folder == folder) => {
+                plan.kept.push(stays("it is the newest"));
+            }
+            Some(Ok(summary)) if now - summary.finished <= keep => plan.kept.push(stays("it is not old enough")),
+            Some(Ok(summary)) => {
+                let days = (now - summary.finished).whole_days();
+                plan.removed.push(goes(format!("it is {days} days old")));
+            }
+            Some(Err(error)) => plan.kept.push(stays(&format!("its manifest cannot be read: {error}"))),
+            None if now - entry.last_change > LEFTOVER_AGE => {
+                plan.removed.push(goes("it has no manifest: that backup has failed".to_string()));
+            }
+            None => plan.kept.push(stays("it has no manifest yet: a backup may be under way")),
+        }
+    }
+    let is_last_resort = plan.removed.iter().any(|pruned| {
+        entries.iter().any(|entry| entry.folder == pruned.folder && matches!(entry.summary, Some(Ok(_))))
+    });
+    if let (Some(newest), true, false) = (newest, is_last_resort, force) {
+        let backup = open(target, &newest.folder).await?;
+        let verified = verify(&backup, Depth::Quick, None, |_| {}).await?;
+        if let Some(finding) = verified.findings.first() {
+            return Err(BackupError::Refused(format!(
+                "the newest backup is damaged ({}: {}), so older ones may be needed; nothing was removed. Make another \
+                 backup, or give --force",
+                finding.object, finding.reason
+            )));
+        }
+    }
+    Ok(plan)
+}
+
+/// Removes what the plan says.
+///
+/// # Errors
+/// Those of the store; the same plan again continues.
+pub async fn prune(target: &Target, plan: &PrunePlan) -> Result<(), BackupError> {
+    for pruned in &plan.removed {
+        target.remove(&format!("{}/{MANIFEST}", pruned.folder)).await?;
+        for (name, _) in target.list(&pruned.folder).await? {
+            target.remove(&name).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! A restore into an empty data directory.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use backup::{Backup, BackupError, ChunkInfo, shown_bytes};
+use indicatif::ProgressBar;
+use kv_client::Version;
+use kv_server::restore::{ExpectedRows, Origin as RestoreOrigin, Restoration, RestoreError, Restored, check};
+use kv_server::{Config, Mode, Overrides};
+use serde_json::json;
+
+use super::{RestoreArgs, check_objects};
+use crate::backup_cmd::failure;
+use crate::failure::Failure;
+use crate::output;
+use crate::reload::Origin;
+
+pub async fn run(args: RestoreArgs, backup: Backup) -> Result<ExitCode, Failure> {
+    let config = load(&args)?;
+    let (summary, content) = (backup.summary().clone(), backup.content().expect("it was unlocked").clone());
+    let version = summary.version.checked_add(args.version_gap).filter(|version| *version <= 1 << 62);
+    let Some(version) = version else {
+        return Err(Failure::Usage(format!(
+            "--version-gap {}: versions would begin above {}; give a smaller one",
+            args.version_gap,
+            1_u64 << 62
+        )));
+    };
+    let families = content.families.iter().map(|family| family.name.clone());
+    let origin = RestoreOrigin {
+        version: Version(version),
+        level: summary.feature_level,
+        families: families.filter(|name| !name.is_empty()).collect(),
+    };
+    check(&config, &origin, args.founding.as_ref()).map_err(explain)?;
+    check_objects(&backup).await?;
+    if summary.is_partial {
+        output::remark("the backup holds only the families or keys that were asked for when it was made");
+    }
+    if args.dry_run {
+        return show_plan(&args, &config, &backup, version);
+    }
+    let began = tokio::time::Instant::now();
+    let token = args.founding;
+    let restoration = tokio::task::spawn_blocking(move || Restoration::begin(config, &origin, token));
+    let restoration = joined(restoration.await)?.map_err(explain)?;
+    let bar = output::progress("rows restored", Some(summary.rows));
+    let (restoration, backup) = write(restoration, Arc::new(backup), &content.chunks, &bar).await?;
+    bar.finish_and_clear();
+    let check_bar = output::progress("comparing all rows with the backup", None);
+    let expected: Vec<ExpectedRows> = content.chunks.iter().map(expected).collect();
+    let finished = tokio::task::spawn_blocking(move || restoration.finish(&expected)).await;
+    check_bar.finish_and_clear();
+    let restored = joined(finished)?.map_err(explain)?;
+    report(&args, &backup, &restored, version, began.elapsed())
+}
+
+fn load(args: &RestoreArgs) -> Result<Config, Failure> {
+    let overrides = Overrides {
+        mode: args.mode.clone(),
+        node_id: args.node_id,
+        data_dir: args.data_dir.clone(),
+        ..Overrides::default()
+    };
+    let origin = Origin { file: args.config.clone(), overrides };
+    origin.load().map_err(|error| Failure::Usage(error.to_string()))
+}
+
+fn expected(chunk: &ChunkInfo) -> ExpectedRows {
+    ExpectedRows {
+        family: chunk.family.clone(),
+        first_key: chunk.first_key.clone(),
+        rows: chunk.rows,
+        hash: chunk.hash,
+    }
+}
+
+/// Why rows were not written.
+enum Stopped {
+    Backup(BackupError),
+    Restore(RestoreError),
+}
+
+impl From<BackupError> for Stopped {
+    fn from(error: BackupError) -> Self {
+        Stopped::Backup(error)
+    }
+}
+
+impl From<RestoreError> for Stopped {
+    fn from(error: RestoreError) -> Self {
+        Stopped::Restore(error)
+    }
+}
+
+/// Writes all rows. The next object is read while the rows of one are written.
+async fn write(
+    mut restoration: Restoration,
+    backup: Arc<Backup>,
+    chunks: &[ChunkInfo],
+    bar: &ProgressBar,
+) -> Result<(Restoration, Arc<Backup>), Failure> {
+    let mut chunks = chunks.iter();
+    let mut next = chunks.next();
+    let mut object = match next {
+        Some(chunk) => Some(backup.fetch(chunk.object).await.map_err(unfinished)?),
+        None => None,
+    };
+    while let (Some(chunk), Some(bytes)) = (next, object.take()) {
+        let (written_chunk, source, counter) = (chunk.clone(), backup.clone(), bar.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let mut count = 0;
+            source.rows(&written_chunk, bytes, |key, value| {
+                count += 1;
+                if count % 1024 == 0 {
+                    counter.inc(1024);
+                }
+                restoration.row(&written_chunk.family, key, value).map_err(Stopped::from)
+            })?;
+            counter.inc(count % 1024);
+            Ok::<_, Stopped>(restoration)
+        });
+        next = chunks.next();
+        let fetched = async {
+            match next {
+                Some(chunk) => backup.fetch(chunk.object).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let (written, fetched) = tokio::join!(written, fetched);
+        restoration = joined(written)?.map_err(|stopped| match stopped {
+            Stopped::Backup(error) => unfinished(error),
+            Stopped::Restore(error) => explain(error),
+        })?;
+        object = fetched.map_err(unfinished)?;
+    }
+    Ok((restoration, backup))
+}
+
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Failure> {
+    result.map_err(|error| Failure::Unsure(error.to_string()))
+}
+
+const UNFINISHED: &str = "; no server can open the directory, and the same command begins again";
+
+fn unfinished(error: BackupError) -> Failure {
+    failure(error).with_text(|text| format!("{text}{UNFINISHED}"))
+}
+
+fn explain(error: RestoreError) -> Failure {
+    match error {
+        RestoreError::Refused(text) => Failure::Failed(format!("{text}; nothing was written")),
+        RestoreError::Failed(text) => Failure::Unsure(format!("{text}{UNFINISHED}")),
+    }
+}
+
+fn show_plan(args: &RestoreArgs, config: &Config, backup: &Backup, version: u64) -> Result<ExitCode, Failure> {
+    let summary = backup.summary();
+    let replicas = if config.mode == Mode::Replicated { config.local_replica_ids() } else { Vec::new() };
+    let whose = match replicas.len() {
+        0 => "a standalone server".to_string(),
+        _ => format!("replicas {replicas:?} of {} in a new cluster", config.replication.replicas.len()),
+    };
+    let text = format!(
+        "would restore {} rows, {}, of version {} into {} for {whose}; versions begin at {version}\nusers, roles and tokens are \
+         not in the backup (not supported yet)\nnothing was written (--dry-run)",
+        summary.rows,
+        shown_bytes(summary.row_bytes),
+        summary.version,
+        config.storage.data_dir.display(),
+    );
+    let document = json!({
+        "dry_run": true,
+        "backup": summary.backup,
+        "backup_version": summary.version,
+        "version": version,
+        "rows": summary.rows,
+        "replicas": replicas,
+        "data_dir": config.storage.data_dir,
+    });
+    output::done(args.format, &document, &text)
+}
+
+fn report(
+    args: &RestoreArgs,
+    backup: &Backup,
+    restored: &Restored,
+    version: u64,
+    took: std::time::Duration,
+) -> Result<ExitCode, Failure> {
+    let summary = backup.summary();
+    let seconds = took.as_secs_f64().max(1e-3);
+    let mut lines = vec![format!(
+        "{} rows, {}, of version {} are restored and compared, {seconds:.1} s ({:.0} MB/s); versions begin at {version}",
+        restored.rows,
+        shown_bytes(summary.row_bytes),
+        summary.version,
+        summary.row_bytes as f64 / 1e6 / seconds
+    )];
+    let flag = |name: &str, value: Option<String>| value.map(|value| format!(" {name} {value}")).unwrap_or_default();
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let (config, data_dir) = (flag("--config", path(&args.config)), flag("--data-dir", path(&args.data_dir)));
+    let (mode, node) = (flag("--mode", args.mode.clone()), flag("--node-id", args.node_id.map(|id| id.to_string())));
+    let missing: Vec<u32> =
+        restored.voters.iter().copied().filter(|voter| !restored.replicas.contains(voter)).collect();
+    if let (Some(id), Some(token)) = (&restored.cluster_id, &restored.token) {
+        lines.push(format!("the new cluster is {id}"));
+        if !missing.is_empty() {
+            let ids: Vec<String> = missing.iter().map(u32::to_string).collect();
+            lines.push(format!(
+                "restore replicas {} of the same cluster, each into a directory of its own, before any of them is started, \
+                 with: --node-id N --founding {token}",
+                ids.join(", ")
+            ));
+        }
+    }
+    lines.push("users, roles and tokens are not in the backup (not supported yet)".to_string());
+    lines.push(format!("start it with: synodkv serve{mode}{config}{node}{data_dir}"));
+    let document = json!({
+        "backup": summary.backup,
+        "backup_version": summary.version,
+        "version": version,
+        "rows": restored.rows,
+        "cluster_id": restored.cluster_id,
+        "replicas": restored.replicas,
+        "voters": restored.voters,
+        "founding": restored.token.map(|token| token.to_string()),
+        "seconds": seconds,
+    });
+    output::done(args.format, &document, &lines.join("\n"))
+}
