@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod atomic;
+mod changes;
 mod commit;
 mod database;
 mod error;
@@ -21,6 +22,7 @@ mod operation;
 pub mod thrift;
 mod verdict;
 
+pub use changes::{Change, ChangeRange, Changes, ClearCause, Effect, FamilyEffect};
 pub use commit::{
     AtomicCommit, CommitResult, CommitVerdict, IDEMPOTENCY_SECONDS, MAX_IDEMPOTENCY_ID_BYTES, Mutation, MutationKind,
 };
