@@ -35,7 +35,9 @@ pub use logged::{
     ACCESS_LEVEL, DEFAULT_READABLE_WINDOW_MS, FamilyChange, HIGHEST_LEVEL, LOWEST_LEVEL, LoggedWrite, TimedWrite,
     UnreadableWrite,
 };
-pub use operation::{KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows};
+pub use operation::{
+    ChangesQuery, KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows,
+};
 pub use verdict::{decode_verdict, encode_verdict};
 
 /// A commit version or read version. The state machine counts one per committed transaction and

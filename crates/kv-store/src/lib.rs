@@ -49,7 +49,7 @@ pub use engine::{RocksEngine, RocksOptions};
 pub use gc::collector::Collected;
 pub use journal::{
     ChangeFilter, JournalFile, JournalFolder, JournalOptions, JournalPlace, JournalStatistics, MemoryJournal,
-    ReadLimits, ReadSize,
+    ReadLimits, ReadSize, Touched,
 };
 pub use meta::{StateBlob, StoredRecords};
 pub use read::readers::MAX_PINS;

@@ -7,7 +7,7 @@ use kv_api::{Changes, KvError, Version};
 use super::TransactionalKvDatabase;
 use crate::engine::Engine;
 use crate::journal::{
-    ChangeFilter, Journal, JournalFolder, JournalPlace, JournalStatistics, MemoryJournal, ReadLimits, ReadSize,
+    ChangeFilter, Journal, JournalFolder, JournalPlace, JournalStatistics, MemoryJournal, ReadLimits, ReadSize, Touched,
 };
 
 /// The folder of the journal inside that of the engine.
@@ -42,6 +42,16 @@ impl TransactionalKvDatabase {
     /// Those of [`Self::read_changes`].
     pub fn size_of_changes(&self, after: Version, filter: &ChangeFilter) -> Result<ReadSize, KvError> {
         self.journal()?.size_of_read(after.0, self.applied_version().0, filter)
+    }
+
+    /// Passes what each applied version after `after` touches to `visit`, as encoded keys
+    /// ([`crate::key_codec::prefix`]), as far as one read of the journal goes. Returns the last
+    /// version that was visited.
+    ///
+    /// # Errors
+    /// Those of [`Self::read_changes`].
+    pub fn visit_changes(&self, after: Version, visit: &mut dyn FnMut(u64, Touched<'_>)) -> Result<Version, KvError> {
+        self.journal()?.visit(after.0, self.applied_version().0, visit).map(Version)
     }
 
     /// Figures of the journal; `None` without one.

@@ -48,9 +48,9 @@ impl ChangeFilter {
         Ok(ChangeFilter { ranges: merged, single_keys })
     }
 
-    /// The ranges, as encoded keys: disjoint and in order.
-    pub fn encoded_ranges(&self) -> &[Range<Vec<u8>>] {
-        &self.ranges
+    /// The ranges, as encoded keys: disjoint and in order; each with whether it holds one key alone.
+    pub fn encoded_ranges(&self) -> impl Iterator<Item = (&Range<Vec<u8>>, bool)> {
+        self.ranges.iter().zip(&self.single_keys).map(|(range, single)| (range, single.is_some()))
     }
 
     /// Whether a stretch with this summary may hold effects on these keys.

@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 pub(crate) use block::{Block, Effects};
 pub use files::{JournalFile, JournalFolder, JournalPlace, MemoryJournal};
 pub use filter::ChangeFilter;
-pub use reading::{ReadLimits, ReadSize};
+pub use reading::{ReadLimits, ReadSize, Touched};
 use segment::{Found, Segment};
 
 /// How long a journal that cannot be written stays away before it tries to begin anew.

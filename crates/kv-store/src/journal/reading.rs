@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kv_api::{Change, Changes, KvError, Version};
 
-use super::block::ReadBlock;
+use super::block::{RawEffect, ReadBlock};
 use super::files::JournalFile;
 use super::filter::ChangeFilter;
 use super::{Failure, Journal};
@@ -33,6 +33,15 @@ impl Default for ReadLimits {
 /// How much a read would look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadSize(pub u64);
+
+/// What a version touches, as encoded keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched<'k> {
+    /// A key.
+    Key(&'k [u8]),
+    /// The keys `begin <= key < end`.
+    Range(&'k [u8], &'k [u8]),
+}
 
 /// A part of a file to look at.
 struct Part {
@@ -122,6 +131,24 @@ impl Journal {
         Ok(plan)
     }
 
+    /// Passes what each version after `after`, up to `applied`, touches to `visit`, as far as one read
+    /// goes. Returns the last version that was visited.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn visit(&self, after: u64, applied: u64, visit: &mut dyn FnMut(u64, Touched<'_>)) -> Result<u64, KvError> {
+        let plan = self.plan(after, applied, &ChangeFilter::everything())?;
+        for part in &plan.parts {
+            let read = part.file.read(part.offset, part.length).map_err(|error| error.to_string());
+            let visited = read.and_then(|bytes| {
+                let visited = visit_blocks(&bytes, after, plan.upto, visit);
+                visited.map_err(|error| error.to_string())
+            });
+            visited.map_err(|reason| self.give_up_through(part.name, after, &reason))?;
+        }
+        Ok(plan.upto.max(after))
+    }
+
     /// About how much a read would look at.
     pub fn size_of_read(&self, after: u64, applied: u64, filter: &ChangeFilter) -> Result<ReadSize, KvError> {
         let plan = self.plan(after, applied, filter)?;
@@ -152,6 +179,38 @@ impl Journal {
     }
 }
 
+fn visit_blocks(
+    mut bytes: &[u8],
+    after: u64,
+    upto: u64,
+    visit: &mut dyn FnMut(u64, Touched<'_>),
+) -> Result<(), KvError> {
+    while !bytes.is_empty() {
+        let block = ReadBlock::at_start_of(bytes).ok_or_else(wrong_checksum)?;
+        bytes = &bytes[block.length..];
+        if block.last <= after {
+            continue;
+        }
+        for version in block.versions() {
+            let version = version?;
+            if version.version > after && version.version <= upto {
+                for effect in version.effects() {
+                    let touched = match effect? {
+                        RawEffect::Key { prefix, .. } => Touched::Key(prefix),
+                        RawEffect::Range { begin, end, .. } => Touched::Range(begin, end),
+                    };
+                    visit(version.version, touched);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn wrong_checksum() -> KvError {
+    KvError::Corruption("the change journal: a block has a wrong checksum".into())
+}
+
 fn unavailable(failure: &Failure) -> KvError {
     let text = format!("the change journal of this server cannot be written ({})", failure.text);
     if failure.is_full { KvError::StorageFull(text) } else { KvError::Storage(text) }
@@ -171,8 +230,7 @@ impl Reading<'_> {
     /// more.
     fn take_blocks(&mut self, mut bytes: &[u8], upto: u64) -> Result<bool, KvError> {
         while !bytes.is_empty() {
-            let damaged = || KvError::Corruption("the change journal: a block has a wrong checksum".into());
-            let block = ReadBlock::at_start_of(bytes).ok_or_else(damaged)?;
+            let block = ReadBlock::at_start_of(bytes).ok_or_else(wrong_checksum)?;
             bytes = &bytes[block.length..];
             if block.last <= self.through {
                 continue;
