@@ -38,6 +38,9 @@ pub enum KvError {
     FutureVersion { read_version: u64, current: u64 },
     #[error("the reply would be larger than the limit of {limit} bytes: ask for fewer rows, or set target_bytes")]
     ResultTooLarge { limit: u64 },
+    /// The versions in the request are those of another cluster. Not retryable.
+    #[error("the versions are those of cluster {expected}, and this server belongs to {}: start again from a version of this one", cluster_or_none(.found))]
+    ClusterChanged { expected: String, found: Option<String> },
     /// The deadline passed before the request was passed on to the database or the log. Retryable;
     /// not committed.
     #[error("timed out: {0}")]
@@ -89,6 +92,10 @@ fn what_to_do_instead(name: &str, existing: &[String]) -> String {
     }
 }
 
+fn cluster_or_none(found: &Option<String>) -> String {
+    found.as_ref().map_or("none, because it is standalone".into(), |id| format!("cluster {id}"))
+}
+
 impl KvError {
     /// The wire's `error_code`.
     pub fn code(&self) -> &str {
@@ -103,6 +110,7 @@ impl KvError {
             KvError::TransactionTooOld { .. } => "TRANSACTION_TOO_OLD",
             KvError::FutureVersion { .. } => "FUTURE_VERSION",
             KvError::ResultTooLarge { .. } => "RESULT_TOO_LARGE",
+            KvError::ClusterChanged { .. } => "CLUSTER_CHANGED",
             KvError::Timeout(_) => "TIMEOUT",
             KvError::NoPrimary(_) | KvError::NotPrimary { .. } => "NO_PRIMARY",
             KvError::CommitUnknown(_) => UNKNOWN_RESULT_CODE,

@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod atomic;
+mod changes;
 mod commit;
 mod database;
 mod error;
@@ -21,6 +22,7 @@ mod operation;
 pub mod thrift;
 mod verdict;
 
+pub use changes::{Change, ChangeRange, Changes, ClearCause, Effect, FamilyEffect};
 pub use commit::{
     AtomicCommit, CommitResult, CommitVerdict, IDEMPOTENCY_SECONDS, MAX_IDEMPOTENCY_ID_BYTES, Mutation, MutationKind,
 };
@@ -33,7 +35,9 @@ pub use logged::{
     ACCESS_LEVEL, DEFAULT_READABLE_WINDOW_MS, FamilyChange, HIGHEST_LEVEL, LOWEST_LEVEL, LoggedWrite, TimedWrite,
     UnreadableWrite,
 };
-pub use operation::{KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows};
+pub use operation::{
+    ChangesQuery, KeySelector, KvOperation, KvOutcome, MAX_SELECTOR_OFFSET, RangeQuery, ReadAt, Row, Rows,
+};
 pub use verdict::{decode_verdict, encode_verdict};
 
 /// A commit version or read version. The state machine counts one per committed transaction and

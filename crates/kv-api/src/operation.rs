@@ -1,9 +1,11 @@
 //! The operations of a database and their outcomes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::access::AccessChange;
-use crate::{AtomicCommit, CommitResult, FamilyChange, KeyRef, Version};
+use crate::{AtomicCommit, ChangeRange, Changes, CommitResult, FamilyChange, KeyRef, Version};
 
 /// Which state a read sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +100,23 @@ impl RangeQuery {
     }
 }
 
+/// Asks for changes, and waits for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangesQuery {
+    /// The changes after this version.
+    pub after: Version,
+    /// The keys; none: every key of every family.
+    pub ranges: Vec<ChangeRange>,
+    /// How long to wait for a change.
+    pub max_wait: Duration,
+    /// The result ends before the version that would exceed this, but holds at least one.
+    pub max_bytes: u64,
+    /// Most versions.
+    pub max_versions: usize,
+    /// Whether values are wanted; otherwise they are empty.
+    pub with_values: bool,
+}
+
 /// An operation on a [`crate::KvDatabase`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum KvOperation {
@@ -117,6 +136,8 @@ pub enum KvOperation {
     ChangeAccess(AccessChange),
     /// Changes no rows but advances replicated time; answered like a commit.
     ClockTick,
+    /// The changes after a version.
+    ReadChanges(ChangesQuery),
 }
 
 /// A key with its value.
@@ -145,4 +166,5 @@ pub enum KvOutcome {
     Value(Option<Bytes>),
     Rows(Rows),
     Committed(CommitResult),
+    Changes(Changes),
 }

@@ -99,6 +99,8 @@ fn refusal_record(error: &KvError) -> RefusalRecord {
         }
         KvError::FutureVersion { read_version, current } => with_numbers(kind::FUTURE_VERSION, *read_version, *current),
         KvError::ResultTooLarge { limit } => with_numbers(kind::RESULT_TOO_LARGE, *limit, 0),
+        // No commit is refused with this; as above, its kind would not matter.
+        KvError::ClusterChanged { .. } => with_text(kind::INVALID_OPERATION, &error.to_string()),
         KvError::Timeout(text) => with_text(kind::TIMEOUT, text),
         KvError::NoPrimary(text) => with_text(kind::NO_PRIMARY, text),
         KvError::NotPrimary { endpoint, node } => {

@@ -45,6 +45,7 @@
  *   TRANSACTION_TOO_LARGE  no: make smaller ones        not committed  too many bytes, or conflict keys and ranges
  *   UNKNOWN_COLUMN_FAMILY  no                           not committed  `error` names those that exist, and what creates one
  *   RESULT_TOO_LARGE       no: ask for fewer rows       a read
+ *   CLUSTER_CHANGED        no: start again              a read         the versions are those of another cluster
  *   UNAUTHENTICATED        no: authenticate first       not committed  nobody knows who asks, or the token is not valid
  *   FORBIDDEN              no                           not committed  the user may not do this; `error` names the verb
  *   NOT_SUPPORTED          no                           not committed  this server does not support it
@@ -501,6 +502,111 @@ struct GetCommittedVersionResponse {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Changes
+
+/** The keys `begin_key <= key < end_key` of one column family; without `begin_key` from its first, without `end_key` to its end. */
+struct ChangeRange {
+  1: optional string column_family,
+  2: optional binary begin_key,
+  3: optional binary end_key
+}
+
+/**
+ * Asks for the changes after a version. The call waits until there are some, but not longer than `max_wait_ms`. To go on,
+ * send the `through_version` of the reply as the next `after_version`, to any server of the cluster: then each version comes
+ * exactly once and in order.
+ *
+ * Replies leave a connection in the order of its requests. So a call that waits ends early, with what there is, when
+ * another request arrives behind it. Use a connection of its own for it.
+ */
+struct PollChangesRequest {
+  /** At least 1. Above the newest version the call waits. */
+  1: required i64 after_version,
+  /** At most 1,000; absent or empty: every key of every family. The caller needs `watch` and `read` on all of it. */
+  2: optional list<ChangeRange> ranges,
+  /** 0 to 30,000. */
+  3: optional i32 max_wait_ms = 0,
+  /** The reply ends before the version that would exceed this, but holds at least one. 1 to 16,777,216. */
+  4: optional i32 max_bytes = 1048576,
+  /** At least 1. */
+  5: optional i32 max_versions,
+  /** Whether set operations carry their values. */
+  6: optional bool with_values = true,
+  /** The `cluster_id` of an earlier reply. A server of another cluster refuses with CLUSTER_CHANGED. */
+  7: optional string cluster_id,
+  /** As in GetRequest. */
+  190: optional string auth_token
+}
+
+/** What happened to a key or a range within the ranges that were asked for. */
+struct ChangeOperation {
+  /** "set", "delete" or "clear_range". Atomic mutations and versionstamps appear as the set that they resulted in. */
+  1: required string type,
+  2: required binary key,
+  3: optional binary value,
+  /** Of clear_range: the end of the range (exclusive); absent: the end of the family. */
+  4: optional binary end_key,
+  5: optional string column_family,
+  /** "family_dropped", if a dropped family is why; otherwise absent. */
+  6: optional string cause
+}
+
+struct ChangedVersion {
+  1: required i64 version,
+  /** Time of the cluster's log, which runs while the cluster does: it measures intervals, and is no time of day. */
+  2: required i64 log_time_ms,
+  /** Applied in this order. Ranges come first, and no key appears twice. */
+  3: required list<ChangeOperation> operations
+}
+
+struct PollChangesResponse {
+  1: required bool success,
+  2: optional string error,
+  /** Whole versions, in order. */
+  3: required list<ChangedVersion> changes,
+  /** Every version up to this one that touches the ranges is in `changes`, or was before. */
+  4: required i64 through_version,
+  /** Whether later versions exist already. */
+  5: required bool has_more,
+  /** Also with TRANSACTION_TOO_OLD: the lowest `after_version` that this server can continue from. */
+  6: optional i64 oldest_version,
+  /** Absent if the server is standalone. */
+  7: optional string cluster_id,
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
+}
+
+/** Waits until one of some keys changes. No conflict is involved, and values are not sent: read the keys that changed. */
+struct WatchKeysRequest {
+  /** At most 10,000. The caller needs `watch` and `read` on them. */
+  1: required list<KeyRef> keys,
+  /** The version at which the keys were read. */
+  2: required i64 at_version,
+  /** 0 to 30,000. */
+  3: optional i32 max_wait_ms = 0,
+  /** As in PollChangesRequest. */
+  4: optional string cluster_id,
+  /** As in GetRequest. */
+  190: optional string auth_token
+}
+
+struct WatchKeysResponse {
+  1: required bool success,
+  2: optional string error,
+  /** The keys that were set, deleted or cleared after `at_version`, each once; empty when the time is up. */
+  3: required list<KeyRef> changed,
+  /** No other key has changed up to this version: the next `at_version`. */
+  4: required i64 through_version,
+  /** As in PollChangesResponse. */
+  5: optional i64 oldest_version,
+  6: optional string cluster_id,
+  100: optional string error_code,
+  /** As in GetResponse. */
+  110: optional string leader_endpoint
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Identity
 
 /**
@@ -729,5 +835,11 @@ service TransactionalKV {
   PinSnapshotResponse pinSnapshot(1: PinSnapshotRequest request),
 
   /** Takes one pin of this version away; without a pin it does nothing and succeeds. */
-  UnpinSnapshotResponse unpinSnapshot(1: UnpinSnapshotRequest request)
+  UnpinSnapshotResponse unpinSnapshot(1: UnpinSnapshotRequest request),
+
+  /** The changes after a version, as soon as there are some: whole versions, in order, each once. */
+  PollChangesResponse pollChanges(1: PollChangesRequest request),
+
+  /** Waits until one of some keys has changed. */
+  WatchKeysResponse watchKeys(1: WatchKeysRequest request)
 }

@@ -23,6 +23,8 @@ use crate::session::Session;
 pub(crate) enum Lane {
     Main,
     Commit,
+    /// Of calls that wait for something to happen.
+    Waiting,
 }
 
 /// A handle to the endpoint's tasks, which end with the last handle.
@@ -31,6 +33,7 @@ pub(crate) struct Endpoint {
     pub address: Arc<str>,
     main: Arc<[Connection]>,
     commit: Arc<[Connection]>,
+    waiting: Arc<[Connection]>,
 }
 
 /// A handle to the task of one connection.
@@ -50,7 +53,8 @@ impl Endpoint {
         };
         let lane = || (0..options.connections_per_endpoint.max(1)).map(connection).collect();
         let (main, commit) = (lane(), lane());
-        Endpoint { address, main, commit }
+        let waiting = std::iter::once(connection(0)).collect();
+        Endpoint { address, main, commit, waiting }
     }
 
     /// Sends one request and waits for its reply without a time limit: enforcing the deadline is up
@@ -59,6 +63,7 @@ impl Endpoint {
         let connections = match lane {
             Lane::Main => &self.main,
             Lane::Commit => &self.commit,
+            Lane::Waiting => &self.waiting,
         };
         let idlest = connections.iter().min_by_key(|connection| connection.in_flight.load(Ordering::Relaxed));
         let connection = idlest.expect("a lane has a connection");
@@ -70,7 +75,7 @@ impl Endpoint {
         reply.await.unwrap_or_else(|_| Err(Failure::Lost("the client is shutting down".to_string())))
     }
 
-    /// Number of requests that have not been answered yet.
+    /// Number of requests that have not been answered yet, without those that only wait.
     pub fn in_flight(&self) -> usize {
         let all = self.main.iter().chain(self.commit.iter());
         all.map(|connection| connection.in_flight.load(Ordering::Relaxed)).sum()

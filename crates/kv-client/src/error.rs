@@ -2,7 +2,7 @@
 //! the write may have happened.
 
 use bytes::Bytes;
-use kv_api::KeyRef;
+use kv_api::{KeyRef, Version};
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -105,6 +105,14 @@ pub enum ClientError {
         /// The limit, in bytes.
         limit_bytes: usize,
     },
+    /// No server keeps changes from so long ago. Read the rows, and go on from the version of that.
+    #[error("the changes after version {after} are not kept any more: they reach back to version {oldest}")]
+    ChangesTooOld {
+        /// The version that was asked for.
+        after: Version,
+        /// The lowest version that a server can continue from.
+        oldest: Version,
+    },
     /// The transaction was used after its commit began or after it was given up; nothing was sent.
     #[error("the transaction has ended: {0}")]
     TransactionEnded(&'static str),
@@ -138,6 +146,7 @@ impl ClientError {
             | ClientError::InvalidArgument(_)
             | ClientError::Unreadable { .. }
             | ClientError::TransactionTooLarge { .. }
+            | ClientError::ChangesTooOld { .. }
             | ClientError::TransactionEnded(_) => false,
         }
     }
@@ -149,6 +158,7 @@ impl ClientError {
             | ClientError::InvalidArgument(_)
             | ClientError::Unreadable { .. }
             | ClientError::TransactionTooLarge { .. }
+            | ClientError::ChangesTooOld { .. }
             | ClientError::TransactionEnded(_) => false,
             ClientError::CommitUnknown { .. } => true,
             ClientError::ConnectionLost { maybe_committed, .. }
@@ -238,6 +248,8 @@ codes! {
     UnknownColumnFamily "UNKNOWN_COLUMN_FAMILY",
     /// The rows do not fit in a reply.
     ResultTooLarge "RESULT_TOO_LARGE",
+    /// The versions in the request are those of another cluster.
+    ClusterChanged "CLUSTER_CHANGED",
     /// The client has not proved its identity.
     Unauthenticated "UNAUTHENTICATED",
     /// The client is not allowed to do this.
@@ -304,6 +316,7 @@ mod tests {
             KvError::Storage(String::new()),
             KvError::Corruption(String::new()),
             KvError::NotSupported(String::new()),
+            KvError::ClusterChanged { expected: String::new(), found: None },
             KvError::Unauthenticated(String::new()),
             KvError::Forbidden(String::new()),
         ];

@@ -59,6 +59,7 @@
 #![warn(missing_docs)]
 
 mod backoff;
+mod changes;
 mod client;
 mod cluster;
 mod codec;
@@ -88,6 +89,7 @@ mod transaction;
 mod versions;
 
 pub use bytes::Bytes;
+pub use changes::{ChangeConsumer, ChangeFeed, ChangedKeys, ChangesBatch, ChangesRequest, Start, prefix_range};
 pub use client::Client;
 pub use database::Database;
 pub use error::{ClientError, ErrorCode};
@@ -95,7 +97,10 @@ pub use hedge::first_answer;
 pub use hold::Hold;
 pub use keys::{IntoBytes, prefix_end};
 pub use kv_api::thrift::generated::{ClusterHealth, NodeStatus};
-pub use kv_api::{AtomicCommit, KeyRange, KeyRef, Limits, Mutation, MutationKind, Row, Rows, Version};
+pub use kv_api::{
+    AtomicCommit, Change, ChangeRange, ClearCause, Effect, FamilyEffect, KeyRange, KeyRef, Limits, Mutation,
+    MutationKind, Row, Rows, Version,
+};
 pub use options::{Options, ReadFrom, Token, TransactionOptions};
 pub use range::{KeySelector, Range};
 pub use request::RangeRead;

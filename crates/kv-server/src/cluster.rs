@@ -185,6 +185,10 @@ impl ClusterSnapshot {
 #[async_trait]
 pub trait ClusterView: Send + Sync + 'static {
     async fn snapshot(&self) -> ClusterSnapshot;
+
+    /// The id of the cluster whose versions these are; `None` in standalone mode and before the
+    /// bootstrap. Cheap.
+    fn cluster_id(&self) -> Option<String>;
 }
 
 /// A database of this process, with the id of its replica.

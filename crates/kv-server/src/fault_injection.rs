@@ -154,6 +154,7 @@ fn target_of(operation: &KvOperation) -> &'static str {
         KvOperation::ReadVersion => "read_version",
         KvOperation::Get { .. } => "get",
         KvOperation::GetRange { .. } => "range",
+        KvOperation::ReadChanges(_) => "changes",
         KvOperation::AtomicCommit(_)
         | KvOperation::ChangeFamily(_)
         | KvOperation::ChangeAccess(_)

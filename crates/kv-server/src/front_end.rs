@@ -14,6 +14,7 @@ use crate::access::{AuditLog, Gate, JwtKeys, PolicySource};
 use crate::admin::{self, AdminInterface};
 use crate::budget::{self, Budget};
 use crate::certificates::{self, Watched};
+use crate::changes::ChangesCollector;
 use crate::clock_tick;
 use crate::cluster::{ClusterView, LocalDatabases};
 use crate::config::{Address, Config};
@@ -161,6 +162,10 @@ impl FrontEnd {
         let thrift_addr = thrift.local_addr();
         let admin_addr = listener.local_addr().map_err(ServerError::listen(admin_key, admin_addr))?;
         addresses.0.set((thrift_addr, admin_addr)).expect("a front end starts once");
+        let collector = Box::new(ChangesCollector::new(replicas.clone()));
+        metrics.registry().register(collector).expect("registered once for each server");
+        let journals = replicas.clone();
+        problems.watch(move || ChangesCollector::problems(&*journals));
         metrics.watch(thrift.counters(), replicas);
         let collector = Box::new(SpaceCollector::new(space.clone()));
         metrics.registry().register(collector).expect("registered once for each server");

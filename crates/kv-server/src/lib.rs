@@ -15,6 +15,7 @@ pub mod admin;
 pub mod budget;
 mod byte_budget;
 mod certificates;
+mod changes;
 mod clock_tick;
 pub mod cluster;
 pub mod config;

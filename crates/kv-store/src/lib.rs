@@ -4,6 +4,8 @@
 //!   `RocksEngine` (cargo feature `rocksdb`, on by default) for data on disk.
 //! - [`key_codec`]: how the engine's tables encode keys, versions and values.
 //! - [`TransactionalKvDatabase`]: commits, conflict checks, and reads at a version.
+//! - [`TransactionalKvDatabase::read_changes`]: the effects of each version, from a journal beside
+//!   the engine.
 //! - [`DatabaseCopy`], [`DatabaseInstall`]: a database as one stream of bytes, and back.
 //!
 //! A deterministic state machine decides each commit: the same commits in the same order give the
@@ -22,6 +24,7 @@ mod commit;
 mod database;
 pub mod engine;
 mod gc;
+mod journal;
 pub mod key_codec;
 mod meta;
 mod read;
@@ -44,6 +47,10 @@ pub use engine::{
 #[cfg(feature = "rocksdb")]
 pub use engine::{RocksEngine, RocksOptions};
 pub use gc::collector::Collected;
+pub use journal::{
+    ChangeFilter, JournalFile, JournalFolder, JournalOptions, JournalPlace, JournalStatistics, MemoryJournal,
+    ReadLimits, ReadSize, Touched,
+};
 pub use meta::{StateBlob, StoredRecords};
 pub use read::readers::MAX_PINS;
 pub use read::reads::RowsHash;

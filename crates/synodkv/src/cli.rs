@@ -27,6 +27,7 @@ use crate::targets::{AdminTarget, ThriftTarget};
 use crate::text::Notation;
 use crate::upgrade::UpgradeArgs;
 use crate::usage::{REFUSED, epilogue, whole_number};
+use crate::watch::WatchArgs;
 
 /// A replicated transactional key-value store: server, client and benchmark.
 #[derive(Debug, Parser)]
@@ -73,6 +74,7 @@ pub enum Command {
     Restore(Box<RestoreArgs>),
     Txn(TxnArgs),
     Shell(ShellArgs),
+    Watch(WatchArgs),
     Verify(VerifyArgs),
     Bench(BenchArgs),
     BenchDisk(BenchDiskArgs),

@@ -107,6 +107,7 @@ fn is_no(error: &ClientError) -> bool {
         ClientError::InvalidArgument(_)
         | ClientError::Unreadable { .. }
         | ClientError::TransactionTooLarge { .. }
+        | ClientError::ChangesTooOld { .. }
         | ClientError::TransactionEnded(_) => true,
         ClientError::Unreachable { .. }
         | ClientError::ConnectionLost { .. }

@@ -47,6 +47,7 @@ mod upgrade;
 mod usage;
 mod verify;
 mod version;
+mod watch;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -123,6 +124,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),
         Command::Delete(args) => on_one_thread()?.block_on(data::delete(args)),
         Command::Range(args) => on_one_thread()?.block_on(range::run(args)),
+        Command::Watch(args) => on_one_thread()?.block_on(watch::run(args)),
         Command::Import(args) => on_one_thread()?.block_on(import::run(args)),
         Command::Txn(args) => on_one_thread()?.block_on(txn::run(args)),
         Command::Shell(args) => on_one_thread()?.block_on(shell::run(args)),

@@ -184,4 +184,6 @@ methods! {
     GetNodeInfo "getNodeInfo" Other GetNodeInfoRequest => GetNodeInfoResponse;
     PinSnapshot "pinSnapshot" Other PinSnapshotRequest => PinSnapshotResponse;
     UnpinSnapshot "unpinSnapshot" Other UnpinSnapshotRequest => UnpinSnapshotResponse;
+    PollChanges "pollChanges" Read PollChangesRequest => PollChangesResponse;
+    WatchKeys "watchKeys" Read WatchKeysRequest => WatchKeysResponse;
 }

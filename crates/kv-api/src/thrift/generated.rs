@@ -4612,6 +4612,1053 @@ impl TSerializable for GetCommittedVersionResponse {
 }
 
 //
+// ChangeRange
+//
+
+/// The keys `begin_key <= key < end_key` of one column family; without `begin_key` from its first, without `end_key` to its end.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ChangeRange {
+    pub column_family: Option<String>,
+    pub begin_key: Option<Vec<u8>>,
+    pub end_key: Option<Vec<u8>>,
+}
+
+impl ChangeRange {
+    pub fn new<F1, F2, F3>(column_family: F1, begin_key: F2, end_key: F3) -> ChangeRange
+    where
+        F1: Into<Option<String>>,
+        F2: Into<Option<Vec<u8>>>,
+        F3: Into<Option<Vec<u8>>>,
+    {
+        ChangeRange { column_family: column_family.into(), begin_key: begin_key.into(), end_key: end_key.into() }
+    }
+}
+
+impl TSerializable for ChangeRange {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ChangeRange> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<String> = None;
+        let mut f_2: Option<Vec<u8>> = None;
+        let mut f_3: Option<Vec<u8>> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_bytes()?;
+                    f_2 = Some(val);
+                }
+                3 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_bytes()?;
+                    f_3 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        let ret = ChangeRange { column_family: f_1, begin_key: f_2, end_key: f_3 };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        if let Some(ref fld_var) = self.column_family {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.begin_key {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+            o_prot.write_bytes(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.end_key {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_bytes(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+impl Default for ChangeRange {
+    fn default() -> Self {
+        ChangeRange { column_family: Some("".to_owned()), begin_key: Some(Vec::new()), end_key: Some(Vec::new()) }
+    }
+}
+
+//
+// PollChangesRequest
+//
+
+/// Asks for the changes after a version. The call waits until there are some, but not longer than `max_wait_ms`. To go on,
+/// send the `through_version` of the reply as the next `after_version`, to any server of the cluster: then each version comes
+/// exactly once and in order.
+///
+/// Replies leave a connection in the order of its requests. So a call that waits ends early, with what there is, when
+/// another request arrives behind it. Use a connection of its own for it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PollChangesRequest {
+    /// At least 1. Above the newest version the call waits.
+    pub after_version: i64,
+    /// At most 1,000; absent or empty: every key of every family. The caller needs `watch` and `read` on all of it.
+    pub ranges: Option<Vec<ChangeRange>>,
+    /// 0 to 30,000.
+    pub max_wait_ms: Option<i32>,
+    /// The reply ends before the version that would exceed this, but holds at least one. 1 to 16,777,216.
+    pub max_bytes: Option<i32>,
+    /// At least 1.
+    pub max_versions: Option<i32>,
+    /// Whether set operations carry their values.
+    pub with_values: Option<bool>,
+    /// The `cluster_id` of an earlier reply. A server of another cluster refuses with CLUSTER_CHANGED.
+    pub cluster_id: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<super::PresentedToken>,
+}
+
+impl PollChangesRequest {
+    pub fn new<F2, F3, F4, F5, F6, F7, F190>(
+        after_version: i64,
+        ranges: F2,
+        max_wait_ms: F3,
+        max_bytes: F4,
+        max_versions: F5,
+        with_values: F6,
+        cluster_id: F7,
+        auth_token: F190,
+    ) -> PollChangesRequest
+    where
+        F2: Into<Option<Vec<ChangeRange>>>,
+        F3: Into<Option<i32>>,
+        F4: Into<Option<i32>>,
+        F5: Into<Option<i32>>,
+        F6: Into<Option<bool>>,
+        F7: Into<Option<String>>,
+        F190: Into<Option<String>>,
+    {
+        PollChangesRequest {
+            after_version,
+            ranges: ranges.into(),
+            max_wait_ms: max_wait_ms.into(),
+            max_bytes: max_bytes.into(),
+            max_versions: max_versions.into(),
+            with_values: with_values.into(),
+            cluster_id: cluster_id.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
+        }
+    }
+}
+
+impl TSerializable for PollChangesRequest {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<PollChangesRequest> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<i64> = None;
+        let mut f_2: Option<Vec<ChangeRange>> = None;
+        let mut f_3: Option<i32> = None;
+        let mut f_4: Option<i32> = None;
+        let mut f_5: Option<i32> = None;
+        let mut f_6: Option<bool> = None;
+        let mut f_7: Option<String> = None;
+        let mut f_190: Option<String> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    super::expect_type(field_ident.field_type, TType::List)?;
+                    let list_ident = i_prot.read_list_begin()?;
+                    let mut val: Vec<ChangeRange> = Vec::with_capacity(list_ident.size.min(1024) as usize);
+                    for _ in 0..list_ident.size {
+                        super::expect_type(list_ident.element_type, TType::Struct)?;
+                        let list_elem_10 = ChangeRange::read_from_in_protocol(i_prot)?;
+                        val.push(list_elem_10);
+                    }
+                    i_prot.read_list_end()?;
+                    f_2 = Some(val);
+                }
+                3 => {
+                    super::expect_type(field_ident.field_type, TType::I32)?;
+                    let val = i_prot.read_i32()?;
+                    f_3 = Some(val);
+                }
+                4 => {
+                    super::expect_type(field_ident.field_type, TType::I32)?;
+                    let val = i_prot.read_i32()?;
+                    f_4 = Some(val);
+                }
+                5 => {
+                    super::expect_type(field_ident.field_type, TType::I32)?;
+                    let val = i_prot.read_i32()?;
+                    f_5 = Some(val);
+                }
+                6 => {
+                    super::expect_type(field_ident.field_type, TType::Bool)?;
+                    let val = i_prot.read_bool()?;
+                    f_6 = Some(val);
+                }
+                7 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_7 = Some(val);
+                }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("PollChangesRequest.after_version", &f_1)?;
+        let ret = PollChangesRequest {
+            after_version: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            ranges: f_2,
+            max_wait_ms: f_3,
+            max_bytes: f_4,
+            max_versions: f_5,
+            with_values: f_6,
+            cluster_id: f_7,
+            auth_token: f_190.map(super::PresentedToken::from),
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
+        o_prot.write_i64(self.after_version)?;
+        o_prot.write_field_end()?;
+        if let Some(ref fld_var) = self.ranges {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(2) })?;
+            o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, fld_var.len() as i32))?;
+            for e in fld_var {
+                e.write_to_out_protocol(o_prot)?;
+            }
+            o_prot.write_list_end()?;
+            o_prot.write_field_end()?
+        }
+        if let Some(fld_var) = self.max_wait_ms {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+            o_prot.write_i32(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(fld_var) = self.max_bytes {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(4) })?;
+            o_prot.write_i32(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(fld_var) = self.max_versions {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(5) })?;
+            o_prot.write_i32(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(fld_var) = self.with_values {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(6) })?;
+            o_prot.write_bool(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.cluster_id {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
+            o_prot.write_string(fld_var.reveal())?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// ChangeOperation
+//
+
+/// What happened to a key or a range within the ranges that were asked for.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ChangeOperation {
+    /// "set", "delete" or "clear_range". Atomic mutations and versionstamps appear as the set that they resulted in.
+    pub type_: String,
+    pub key: Vec<u8>,
+    pub value: Option<Vec<u8>>,
+    /// Of clear_range: the end of the range (exclusive); absent: the end of the family.
+    pub end_key: Option<Vec<u8>>,
+    pub column_family: Option<String>,
+    /// "family_dropped", if a dropped family is why; otherwise absent.
+    pub cause: Option<String>,
+}
+
+impl ChangeOperation {
+    pub fn new<F3, F4, F5, F6>(
+        type_: String,
+        key: Vec<u8>,
+        value: F3,
+        end_key: F4,
+        column_family: F5,
+        cause: F6,
+    ) -> ChangeOperation
+    where
+        F3: Into<Option<Vec<u8>>>,
+        F4: Into<Option<Vec<u8>>>,
+        F5: Into<Option<String>>,
+        F6: Into<Option<String>>,
+    {
+        ChangeOperation {
+            type_,
+            key,
+            value: value.into(),
+            end_key: end_key.into(),
+            column_family: column_family.into(),
+            cause: cause.into(),
+        }
+    }
+}
+
+impl TSerializable for ChangeOperation {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ChangeOperation> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<String> = None;
+        let mut f_2: Option<Vec<u8>> = None;
+        let mut f_3: Option<Vec<u8>> = None;
+        let mut f_4: Option<Vec<u8>> = None;
+        let mut f_5: Option<String> = None;
+        let mut f_6: Option<String> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_bytes()?;
+                    f_2 = Some(val);
+                }
+                3 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_bytes()?;
+                    f_3 = Some(val);
+                }
+                4 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_bytes()?;
+                    f_4 = Some(val);
+                }
+                5 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_5 = Some(val);
+                }
+                6 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_6 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("ChangeOperation.type_", &f_1)?;
+        verify_required_field_exists("ChangeOperation.key", &f_2)?;
+        let ret = ChangeOperation {
+            type_: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            key: f_2.expect("auto-generated code should have checked for presence of required fields"),
+            value: f_3,
+            end_key: f_4,
+            column_family: f_5,
+            cause: f_6,
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(1) })?;
+        o_prot.write_string(&self.type_)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+        o_prot.write_bytes(&self.key)?;
+        o_prot.write_field_end()?;
+        if let Some(ref fld_var) = self.value {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(3) })?;
+            o_prot.write_bytes(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.end_key {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+            o_prot.write_bytes(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.column_family {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(5) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.cause {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(6) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// ChangedVersion
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ChangedVersion {
+    pub version: i64,
+    /// Time of the cluster's log, which runs while the cluster does: it measures intervals, and is no time of day.
+    pub log_time_ms: i64,
+    /// Applied in this order. Ranges come first, and no key appears twice.
+    pub operations: Vec<ChangeOperation>,
+}
+
+impl ChangedVersion {
+    pub fn new(version: i64, log_time_ms: i64, operations: Vec<ChangeOperation>) -> ChangedVersion {
+        ChangedVersion { version, log_time_ms, operations }
+    }
+}
+
+impl TSerializable for ChangedVersion {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<ChangedVersion> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<i64> = None;
+        let mut f_2: Option<i64> = None;
+        let mut f_3: Option<Vec<ChangeOperation>> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_2 = Some(val);
+                }
+                3 => {
+                    super::expect_type(field_ident.field_type, TType::List)?;
+                    let list_ident = i_prot.read_list_begin()?;
+                    let mut val: Vec<ChangeOperation> = Vec::with_capacity(list_ident.size.min(1024) as usize);
+                    for _ in 0..list_ident.size {
+                        super::expect_type(list_ident.element_type, TType::Struct)?;
+                        let list_elem_11 = ChangeOperation::read_from_in_protocol(i_prot)?;
+                        val.push(list_elem_11);
+                    }
+                    i_prot.read_list_end()?;
+                    f_3 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("ChangedVersion.version", &f_1)?;
+        verify_required_field_exists("ChangedVersion.log_time_ms", &f_2)?;
+        verify_required_field_exists("ChangedVersion.operations", &f_3)?;
+        let ret = ChangedVersion {
+            version: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            log_time_ms: f_2.expect("auto-generated code should have checked for presence of required fields"),
+            operations: f_3.expect("auto-generated code should have checked for presence of required fields"),
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(1) })?;
+        o_prot.write_i64(self.version)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+        o_prot.write_i64(self.log_time_ms)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(3) })?;
+        o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.operations.len() as i32))?;
+        for e in &self.operations {
+            e.write_to_out_protocol(o_prot)?;
+        }
+        o_prot.write_list_end()?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// PollChangesResponse
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PollChangesResponse {
+    pub success: bool,
+    pub error: Option<String>,
+    /// Whole versions, in order.
+    pub changes: Vec<ChangedVersion>,
+    /// Every version up to this one that touches the ranges is in `changes`, or was before.
+    pub through_version: i64,
+    /// Whether later versions exist already.
+    pub has_more: bool,
+    /// Also with TRANSACTION_TOO_OLD: the lowest `after_version` that this server can continue from.
+    pub oldest_version: Option<i64>,
+    /// Absent if the server is standalone.
+    pub cluster_id: Option<String>,
+    pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
+}
+
+impl PollChangesResponse {
+    pub fn new<F2, F6, F7, F100, F110>(
+        success: bool,
+        error: F2,
+        changes: Vec<ChangedVersion>,
+        through_version: i64,
+        has_more: bool,
+        oldest_version: F6,
+        cluster_id: F7,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> PollChangesResponse
+    where
+        F2: Into<Option<String>>,
+        F6: Into<Option<i64>>,
+        F7: Into<Option<String>>,
+        F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
+    {
+        PollChangesResponse {
+            success,
+            error: error.into(),
+            changes,
+            through_version,
+            has_more,
+            oldest_version: oldest_version.into(),
+            cluster_id: cluster_id.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
+    }
+}
+
+impl TSerializable for PollChangesResponse {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<PollChangesResponse> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<bool> = None;
+        let mut f_2: Option<String> = None;
+        let mut f_3: Option<Vec<ChangedVersion>> = None;
+        let mut f_4: Option<i64> = None;
+        let mut f_5: Option<bool> = None;
+        let mut f_6: Option<i64> = None;
+        let mut f_7: Option<String> = None;
+        let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::Bool)?;
+                    let val = i_prot.read_bool()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_2 = Some(val);
+                }
+                3 => {
+                    super::expect_type(field_ident.field_type, TType::List)?;
+                    let list_ident = i_prot.read_list_begin()?;
+                    let mut val: Vec<ChangedVersion> = Vec::with_capacity(list_ident.size.min(1024) as usize);
+                    for _ in 0..list_ident.size {
+                        super::expect_type(list_ident.element_type, TType::Struct)?;
+                        let list_elem_12 = ChangedVersion::read_from_in_protocol(i_prot)?;
+                        val.push(list_elem_12);
+                    }
+                    i_prot.read_list_end()?;
+                    f_3 = Some(val);
+                }
+                4 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_4 = Some(val);
+                }
+                5 => {
+                    super::expect_type(field_ident.field_type, TType::Bool)?;
+                    let val = i_prot.read_bool()?;
+                    f_5 = Some(val);
+                }
+                6 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_6 = Some(val);
+                }
+                7 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_7 = Some(val);
+                }
+                100 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_100 = Some(val);
+                }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("PollChangesResponse.success", &f_1)?;
+        verify_required_field_exists("PollChangesResponse.changes", &f_3)?;
+        verify_required_field_exists("PollChangesResponse.through_version", &f_4)?;
+        verify_required_field_exists("PollChangesResponse.has_more", &f_5)?;
+        let ret = PollChangesResponse {
+            success: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            error: f_2,
+            changes: f_3.expect("auto-generated code should have checked for presence of required fields"),
+            through_version: f_4.expect("auto-generated code should have checked for presence of required fields"),
+            has_more: f_5.expect("auto-generated code should have checked for presence of required fields"),
+            oldest_version: f_6,
+            cluster_id: f_7,
+            error_code: f_100,
+            leader_endpoint: f_110,
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(1) })?;
+        o_prot.write_bool(self.success)?;
+        o_prot.write_field_end()?;
+        if let Some(ref fld_var) = self.error {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(3) })?;
+        o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.changes.len() as i32))?;
+        for e in &self.changes {
+            e.write_to_out_protocol(o_prot)?;
+        }
+        o_prot.write_list_end()?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
+        o_prot.write_i64(self.through_version)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(5) })?;
+        o_prot.write_bool(self.has_more)?;
+        o_prot.write_field_end()?;
+        if let Some(fld_var) = self.oldest_version {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(6) })?;
+            o_prot.write_i64(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.cluster_id {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(7) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.error_code {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// WatchKeysRequest
+//
+
+/// Waits until one of some keys changes. No conflict is involved, and values are not sent: read the keys that changed.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WatchKeysRequest {
+    /// At most 10,000. The caller needs `watch` and `read` on them.
+    pub keys: Vec<KeyRef>,
+    /// The version at which the keys were read.
+    pub at_version: i64,
+    /// 0 to 30,000.
+    pub max_wait_ms: Option<i32>,
+    /// As in PollChangesRequest.
+    pub cluster_id: Option<String>,
+    /// As in GetRequest.
+    pub auth_token: Option<super::PresentedToken>,
+}
+
+impl WatchKeysRequest {
+    pub fn new<F3, F4, F190>(
+        keys: Vec<KeyRef>,
+        at_version: i64,
+        max_wait_ms: F3,
+        cluster_id: F4,
+        auth_token: F190,
+    ) -> WatchKeysRequest
+    where
+        F3: Into<Option<i32>>,
+        F4: Into<Option<String>>,
+        F190: Into<Option<String>>,
+    {
+        WatchKeysRequest {
+            keys,
+            at_version,
+            max_wait_ms: max_wait_ms.into(),
+            cluster_id: cluster_id.into(),
+            auth_token: auth_token.into().map(super::PresentedToken::from),
+        }
+    }
+}
+
+impl TSerializable for WatchKeysRequest {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WatchKeysRequest> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<Vec<KeyRef>> = None;
+        let mut f_2: Option<i64> = None;
+        let mut f_3: Option<i32> = None;
+        let mut f_4: Option<String> = None;
+        let mut f_190: Option<String> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::List)?;
+                    let list_ident = i_prot.read_list_begin()?;
+                    let mut val: Vec<KeyRef> = Vec::with_capacity(list_ident.size.min(1024) as usize);
+                    for _ in 0..list_ident.size {
+                        super::expect_type(list_ident.element_type, TType::Struct)?;
+                        let list_elem_13 = KeyRef::read_from_in_protocol(i_prot)?;
+                        val.push(list_elem_13);
+                    }
+                    i_prot.read_list_end()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_2 = Some(val);
+                }
+                3 => {
+                    super::expect_type(field_ident.field_type, TType::I32)?;
+                    let val = i_prot.read_i32()?;
+                    f_3 = Some(val);
+                }
+                4 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_4 = Some(val);
+                }
+                190 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_190 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("WatchKeysRequest.keys", &f_1)?;
+        verify_required_field_exists("WatchKeysRequest.at_version", &f_2)?;
+        let ret = WatchKeysRequest {
+            keys: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            at_version: f_2.expect("auto-generated code should have checked for presence of required fields"),
+            max_wait_ms: f_3,
+            cluster_id: f_4,
+            auth_token: f_190.map(super::PresentedToken::from),
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(1) })?;
+        o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.keys.len() as i32))?;
+        for e in &self.keys {
+            e.write_to_out_protocol(o_prot)?;
+        }
+        o_prot.write_list_end()?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(2) })?;
+        o_prot.write_i64(self.at_version)?;
+        o_prot.write_field_end()?;
+        if let Some(fld_var) = self.max_wait_ms {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(3) })?;
+            o_prot.write_i32(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.cluster_id {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(4) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.auth_token {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(190) })?;
+            o_prot.write_string(fld_var.reveal())?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// WatchKeysResponse
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WatchKeysResponse {
+    pub success: bool,
+    pub error: Option<String>,
+    /// The keys that were set, deleted or cleared after `at_version`, each once; empty when the time is up.
+    pub changed: Vec<KeyRef>,
+    /// No other key has changed up to this version: the next `at_version`.
+    pub through_version: i64,
+    /// As in PollChangesResponse.
+    pub oldest_version: Option<i64>,
+    pub cluster_id: Option<String>,
+    pub error_code: Option<String>,
+    /// As in GetResponse.
+    pub leader_endpoint: Option<String>,
+}
+
+impl WatchKeysResponse {
+    pub fn new<F2, F5, F6, F100, F110>(
+        success: bool,
+        error: F2,
+        changed: Vec<KeyRef>,
+        through_version: i64,
+        oldest_version: F5,
+        cluster_id: F6,
+        error_code: F100,
+        leader_endpoint: F110,
+    ) -> WatchKeysResponse
+    where
+        F2: Into<Option<String>>,
+        F5: Into<Option<i64>>,
+        F6: Into<Option<String>>,
+        F100: Into<Option<String>>,
+        F110: Into<Option<String>>,
+    {
+        WatchKeysResponse {
+            success,
+            error: error.into(),
+            changed,
+            through_version,
+            oldest_version: oldest_version.into(),
+            cluster_id: cluster_id.into(),
+            error_code: error_code.into(),
+            leader_endpoint: leader_endpoint.into(),
+        }
+    }
+}
+
+impl TSerializable for WatchKeysResponse {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<WatchKeysResponse> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<bool> = None;
+        let mut f_2: Option<String> = None;
+        let mut f_3: Option<Vec<KeyRef>> = None;
+        let mut f_4: Option<i64> = None;
+        let mut f_5: Option<i64> = None;
+        let mut f_6: Option<String> = None;
+        let mut f_100: Option<String> = None;
+        let mut f_110: Option<String> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::Bool)?;
+                    let val = i_prot.read_bool()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_2 = Some(val);
+                }
+                3 => {
+                    super::expect_type(field_ident.field_type, TType::List)?;
+                    let list_ident = i_prot.read_list_begin()?;
+                    let mut val: Vec<KeyRef> = Vec::with_capacity(list_ident.size.min(1024) as usize);
+                    for _ in 0..list_ident.size {
+                        super::expect_type(list_ident.element_type, TType::Struct)?;
+                        let list_elem_14 = KeyRef::read_from_in_protocol(i_prot)?;
+                        val.push(list_elem_14);
+                    }
+                    i_prot.read_list_end()?;
+                    f_3 = Some(val);
+                }
+                4 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_4 = Some(val);
+                }
+                5 => {
+                    super::expect_type(field_ident.field_type, TType::I64)?;
+                    let val = i_prot.read_i64()?;
+                    f_5 = Some(val);
+                }
+                6 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_6 = Some(val);
+                }
+                100 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_100 = Some(val);
+                }
+                110 => {
+                    super::expect_type(field_ident.field_type, TType::String)?;
+                    let val = i_prot.read_string()?;
+                    f_110 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("WatchKeysResponse.success", &f_1)?;
+        verify_required_field_exists("WatchKeysResponse.changed", &f_3)?;
+        verify_required_field_exists("WatchKeysResponse.through_version", &f_4)?;
+        let ret = WatchKeysResponse {
+            success: f_1.expect("auto-generated code should have checked for presence of required fields"),
+            error: f_2,
+            changed: f_3.expect("auto-generated code should have checked for presence of required fields"),
+            through_version: f_4.expect("auto-generated code should have checked for presence of required fields"),
+            oldest_version: f_5,
+            cluster_id: f_6,
+            error_code: f_100,
+            leader_endpoint: f_110,
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(1) })?;
+        o_prot.write_bool(self.success)?;
+        o_prot.write_field_end()?;
+        if let Some(ref fld_var) = self.error {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(2) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(3) })?;
+        o_prot.write_list_begin(&TListIdentifier::new(TType::Struct, self.changed.len() as i32))?;
+        for e in &self.changed {
+            e.write_to_out_protocol(o_prot)?;
+        }
+        o_prot.write_list_end()?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(4) })?;
+        o_prot.write_i64(self.through_version)?;
+        o_prot.write_field_end()?;
+        if let Some(fld_var) = self.oldest_version {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(5) })?;
+            o_prot.write_i64(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.cluster_id {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(6) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.error_code {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(100) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        if let Some(ref fld_var) = self.leader_endpoint {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(110) })?;
+            o_prot.write_string(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
 // AuthenticateRequest
 //
 
@@ -5357,8 +6404,8 @@ impl TSerializable for ClusterHealth {
                     let mut val: Vec<NodeStatus> = Vec::with_capacity(list_ident.size.min(1024) as usize);
                     for _ in 0..list_ident.size {
                         super::expect_type(list_ident.element_type, TType::Struct)?;
-                        let list_elem_10 = NodeStatus::read_from_in_protocol(i_prot)?;
-                        val.push(list_elem_10);
+                        let list_elem_15 = NodeStatus::read_from_in_protocol(i_prot)?;
+                        val.push(list_elem_15);
                     }
                     i_prot.read_list_end()?;
                     f_1 = Some(val);
@@ -6366,6 +7413,10 @@ pub trait TTransactionalKVSyncClient {
     fn pin_snapshot(&mut self, request: PinSnapshotRequest) -> thrift::Result<PinSnapshotResponse>;
     /// Takes one pin of this version away; without a pin it does nothing and succeeds.
     fn unpin_snapshot(&mut self, request: UnpinSnapshotRequest) -> thrift::Result<UnpinSnapshotResponse>;
+    /// The changes after a version, as soon as there are some: whole versions, in order, each once.
+    fn poll_changes(&mut self, request: PollChangesRequest) -> thrift::Result<PollChangesResponse>;
+    /// Waits until one of some keys has changed.
+    fn watch_keys(&mut self, request: WatchKeysRequest) -> thrift::Result<WatchKeysResponse>;
 }
 
 pub trait TTransactionalKVSyncClientMarker {}
@@ -7010,6 +8061,56 @@ impl<C: TThriftClient + TTransactionalKVSyncClientMarker> TTransactionalKVSyncCl
             result.ok_or()
         }
     }
+    fn poll_changes(&mut self, request: PollChangesRequest) -> thrift::Result<PollChangesResponse> {
+        ({
+            self.increment_sequence_number();
+            let message_ident = TMessageIdentifier::new("pollChanges", TMessageType::Call, self.sequence_number());
+            let call_args = TransactionalKVPollChangesArgs { request };
+            self.o_prot_mut().write_message_begin(&message_ident)?;
+            call_args.write_to_out_protocol(self.o_prot_mut())?;
+            self.o_prot_mut().write_message_end()?;
+            self.o_prot_mut().flush()
+        })?;
+        {
+            let message_ident = self.i_prot_mut().read_message_begin()?;
+            verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+            verify_expected_service_call("pollChanges", &message_ident.name)?;
+            if message_ident.message_type == TMessageType::Exception {
+                let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+                self.i_prot_mut().read_message_end()?;
+                return Err(thrift::Error::Application(remote_error));
+            }
+            verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+            let result = TransactionalKVPollChangesResult::read_from_in_protocol(self.i_prot_mut())?;
+            self.i_prot_mut().read_message_end()?;
+            result.ok_or()
+        }
+    }
+    fn watch_keys(&mut self, request: WatchKeysRequest) -> thrift::Result<WatchKeysResponse> {
+        ({
+            self.increment_sequence_number();
+            let message_ident = TMessageIdentifier::new("watchKeys", TMessageType::Call, self.sequence_number());
+            let call_args = TransactionalKVWatchKeysArgs { request };
+            self.o_prot_mut().write_message_begin(&message_ident)?;
+            call_args.write_to_out_protocol(self.o_prot_mut())?;
+            self.o_prot_mut().write_message_end()?;
+            self.o_prot_mut().flush()
+        })?;
+        {
+            let message_ident = self.i_prot_mut().read_message_begin()?;
+            verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+            verify_expected_service_call("watchKeys", &message_ident.name)?;
+            if message_ident.message_type == TMessageType::Exception {
+                let remote_error = thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+                self.i_prot_mut().read_message_end()?;
+                return Err(thrift::Error::Application(remote_error));
+            }
+            verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+            let result = TransactionalKVWatchKeysResult::read_from_in_protocol(self.i_prot_mut())?;
+            self.i_prot_mut().read_message_end()?;
+            result.ok_or()
+        }
+    }
 }
 
 //
@@ -7071,6 +8172,10 @@ pub trait TransactionalKVSyncHandler {
     fn handle_pin_snapshot(&self, request: PinSnapshotRequest) -> thrift::Result<PinSnapshotResponse>;
     /// Takes one pin of this version away; without a pin it does nothing and succeeds.
     fn handle_unpin_snapshot(&self, request: UnpinSnapshotRequest) -> thrift::Result<UnpinSnapshotResponse>;
+    /// The changes after a version, as soon as there are some: whole versions, in order, each once.
+    fn handle_poll_changes(&self, request: PollChangesRequest) -> thrift::Result<PollChangesResponse>;
+    /// Waits until one of some keys has changed.
+    fn handle_watch_keys(&self, request: WatchKeysRequest) -> thrift::Result<WatchKeysResponse>;
 }
 
 pub struct TransactionalKVSyncProcessor<H: TransactionalKVSyncHandler> {
@@ -7324,6 +8429,22 @@ impl<H: TransactionalKVSyncHandler> TransactionalKVSyncProcessor<H> {
             i_prot,
             o_prot,
         )
+    }
+    fn process_poll_changes(
+        &self,
+        incoming_sequence_number: i32,
+        i_prot: &mut dyn TInputProtocol,
+        o_prot: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        TTransactionalKVProcessFunctions::process_poll_changes(&self.handler, incoming_sequence_number, i_prot, o_prot)
+    }
+    fn process_watch_keys(
+        &self,
+        incoming_sequence_number: i32,
+        i_prot: &mut dyn TInputProtocol,
+        o_prot: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        TTransactionalKVProcessFunctions::process_watch_keys(&self.handler, incoming_sequence_number, i_prot, o_prot)
     }
 }
 
@@ -8223,6 +9344,81 @@ impl TTransactionalKVProcessFunctions {
             },
         }
     }
+    pub fn process_poll_changes<H: TransactionalKVSyncHandler>(
+        handler: &H,
+        incoming_sequence_number: i32,
+        i_prot: &mut dyn TInputProtocol,
+        o_prot: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        let args = TransactionalKVPollChangesArgs::read_from_in_protocol(i_prot)?;
+        match handler.handle_poll_changes(args.request) {
+            Ok(handler_return) => {
+                let message_ident =
+                    TMessageIdentifier::new("pollChanges", TMessageType::Reply, incoming_sequence_number);
+                o_prot.write_message_begin(&message_ident)?;
+                let ret = TransactionalKVPollChangesResult { result_value: Some(handler_return) };
+                ret.write_to_out_protocol(o_prot)?;
+                o_prot.write_message_end()?;
+                o_prot.flush()
+            }
+            Err(e) => match e {
+                thrift::Error::Application(app_err) => {
+                    let message_ident =
+                        TMessageIdentifier::new("pollChanges", TMessageType::Exception, incoming_sequence_number);
+                    o_prot.write_message_begin(&message_ident)?;
+                    thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+                    o_prot.write_message_end()?;
+                    o_prot.flush()
+                }
+                _ => {
+                    let ret_err = { ApplicationError::new(ApplicationErrorKind::Unknown, e.to_string()) };
+                    let message_ident =
+                        TMessageIdentifier::new("pollChanges", TMessageType::Exception, incoming_sequence_number);
+                    o_prot.write_message_begin(&message_ident)?;
+                    thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+                    o_prot.write_message_end()?;
+                    o_prot.flush()
+                }
+            },
+        }
+    }
+    pub fn process_watch_keys<H: TransactionalKVSyncHandler>(
+        handler: &H,
+        incoming_sequence_number: i32,
+        i_prot: &mut dyn TInputProtocol,
+        o_prot: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        let args = TransactionalKVWatchKeysArgs::read_from_in_protocol(i_prot)?;
+        match handler.handle_watch_keys(args.request) {
+            Ok(handler_return) => {
+                let message_ident = TMessageIdentifier::new("watchKeys", TMessageType::Reply, incoming_sequence_number);
+                o_prot.write_message_begin(&message_ident)?;
+                let ret = TransactionalKVWatchKeysResult { result_value: Some(handler_return) };
+                ret.write_to_out_protocol(o_prot)?;
+                o_prot.write_message_end()?;
+                o_prot.flush()
+            }
+            Err(e) => match e {
+                thrift::Error::Application(app_err) => {
+                    let message_ident =
+                        TMessageIdentifier::new("watchKeys", TMessageType::Exception, incoming_sequence_number);
+                    o_prot.write_message_begin(&message_ident)?;
+                    thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+                    o_prot.write_message_end()?;
+                    o_prot.flush()
+                }
+                _ => {
+                    let ret_err = { ApplicationError::new(ApplicationErrorKind::Unknown, e.to_string()) };
+                    let message_ident =
+                        TMessageIdentifier::new("watchKeys", TMessageType::Exception, incoming_sequence_number);
+                    o_prot.write_message_begin(&message_ident)?;
+                    thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+                    o_prot.write_message_end()?;
+                    o_prot.flush()
+                }
+            },
+        }
+    }
 }
 
 impl<H: TransactionalKVSyncHandler> TProcessor for TransactionalKVSyncProcessor<H> {
@@ -8258,6 +9454,8 @@ impl<H: TransactionalKVSyncHandler> TProcessor for TransactionalKVSyncProcessor<
             "getNodeInfo" => self.process_get_node_info(message_ident.sequence_number, i_prot, o_prot),
             "pinSnapshot" => self.process_pin_snapshot(message_ident.sequence_number, i_prot, o_prot),
             "unpinSnapshot" => self.process_unpin_snapshot(message_ident.sequence_number, i_prot, o_prot),
+            "pollChanges" => self.process_poll_changes(message_ident.sequence_number, i_prot, o_prot),
+            "watchKeys" => self.process_watch_keys(message_ident.sequence_number, i_prot, o_prot),
             method => Err(thrift::Error::Application(ApplicationError::new(
                 ApplicationErrorKind::UnknownMethod,
                 format!("unknown method {}", method),
@@ -10731,6 +11929,220 @@ impl TransactionalKVUnpinSnapshotResult {
         }
         i_prot.read_struct_end()?;
         let ret = TransactionalKVUnpinSnapshotResult { result_value: f_0 };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        if let Some(ref fld_var) = self.result_value {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+            fld_var.write_to_out_protocol(o_prot)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// TransactionalKVPollChangesArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct TransactionalKVPollChangesArgs {
+    request: PollChangesRequest,
+}
+
+impl TransactionalKVPollChangesArgs {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<TransactionalKVPollChangesArgs> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<PollChangesRequest> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::Struct)?;
+                    let val = PollChangesRequest::read_from_in_protocol(i_prot)?;
+                    f_1 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("TransactionalKVPollChangesArgs.request", &f_1)?;
+        let ret = TransactionalKVPollChangesArgs {
+            request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+        self.request.write_to_out_protocol(o_prot)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// TransactionalKVPollChangesResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct TransactionalKVPollChangesResult {
+    result_value: Option<PollChangesResponse>,
+}
+
+impl TransactionalKVPollChangesResult {
+    fn ok_or(self) -> thrift::Result<PollChangesResponse> {
+        if self.result_value.is_some() {
+            Ok(self.result_value.unwrap())
+        } else {
+            Err(thrift::Error::Application(ApplicationError::new(
+                ApplicationErrorKind::MissingResult,
+                "no result received for TransactionalKVPollChanges",
+            )))
+        }
+    }
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<TransactionalKVPollChangesResult> {
+        i_prot.read_struct_begin()?;
+        let mut f_0: Option<PollChangesResponse> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                0 => {
+                    super::expect_type(field_ident.field_type, TType::Struct)?;
+                    let val = PollChangesResponse::read_from_in_protocol(i_prot)?;
+                    f_0 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        let ret = TransactionalKVPollChangesResult { result_value: f_0 };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        if let Some(ref fld_var) = self.result_value {
+            o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(0) })?;
+            fld_var.write_to_out_protocol(o_prot)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// TransactionalKVWatchKeysArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct TransactionalKVWatchKeysArgs {
+    request: WatchKeysRequest,
+}
+
+impl TransactionalKVWatchKeysArgs {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<TransactionalKVWatchKeysArgs> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<WatchKeysRequest> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    super::expect_type(field_ident.field_type, TType::Struct)?;
+                    let val = WatchKeysRequest::read_from_in_protocol(i_prot)?;
+                    f_1 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("TransactionalKVWatchKeysArgs.request", &f_1)?;
+        let ret = TransactionalKVWatchKeysArgs {
+            request: f_1.expect("auto-generated code should have checked for presence of required fields"),
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier { name: String::new() };
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Struct, id: Some(1) })?;
+        self.request.write_to_out_protocol(o_prot)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// TransactionalKVWatchKeysResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct TransactionalKVWatchKeysResult {
+    result_value: Option<WatchKeysResponse>,
+}
+
+impl TransactionalKVWatchKeysResult {
+    fn ok_or(self) -> thrift::Result<WatchKeysResponse> {
+        if self.result_value.is_some() {
+            Ok(self.result_value.unwrap())
+        } else {
+            Err(thrift::Error::Application(ApplicationError::new(
+                ApplicationErrorKind::MissingResult,
+                "no result received for TransactionalKVWatchKeys",
+            )))
+        }
+    }
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<TransactionalKVWatchKeysResult> {
+        i_prot.read_struct_begin()?;
+        let mut f_0: Option<WatchKeysResponse> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                0 => {
+                    super::expect_type(field_ident.field_type, TType::Struct)?;
+                    let val = WatchKeysResponse::read_from_in_protocol(i_prot)?;
+                    f_0 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        let ret = TransactionalKVWatchKeysResult { result_value: f_0 };
         Ok(ret)
     }
     fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {

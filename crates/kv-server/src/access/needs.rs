@@ -5,7 +5,8 @@
 
 use kv_api::access::{AccessChange, Keys, Need, Verb};
 use kv_api::{
-    AtomicCommit, FamilyChange, KeyRange, KeyRef, KeySelector, KvError, KvOperation, Mutation, MutationKind, RangeQuery,
+    AtomicCommit, ChangeRange, ChangesQuery, FamilyChange, KeyRange, KeyRef, KeySelector, KvError, KvOperation,
+    Mutation, MutationKind, RangeQuery,
 };
 use kv_store::STAMP_BYTES;
 
@@ -27,6 +28,7 @@ pub fn check_needs(
             check(&Need::of(Verb::AdminFamily, name, Keys::All))
         }
         KvOperation::ChangeAccess(AccessChange { command: _ }) => check(&Need::cluster(Verb::AdminAuth)),
+        KvOperation::ReadChanges(query) => changes_needs(query, check),
         // Only the server itself makes it.
         KvOperation::ClockTick => check(&Need::cluster(Verb::AdminMember)),
     }
@@ -54,6 +56,33 @@ fn commit_needs(commit: &AtomicCommit, check: &mut dyn FnMut(&Need<'_>) -> Resul
     }
     for KeyRange { begin, end, column_family } in read_conflict_ranges {
         check(&Need::of(Verb::Read, column_family, Keys::Range { begin, end }))?;
+    }
+    Ok(())
+}
+
+/// Changes show what a read would show, and that it changed.
+fn changes_needs(query: &ChangesQuery, check: &mut dyn FnMut(&Need<'_>) -> Result<(), KvError>) -> Result<(), KvError> {
+    let ChangesQuery {
+        after: _,
+        ranges,
+        // These show fewer of the same changes, or later.
+        max_wait: _,
+        max_bytes: _,
+        max_versions: _,
+        with_values: _,
+    } = query;
+    for verb in [Verb::Watch, Verb::Read] {
+        if ranges.is_empty() {
+            check(&Need { verb, family: None, keys: Keys::All })?;
+        }
+        for ChangeRange { column_family, begin, end } in ranges {
+            let keys = match end {
+                Some(end) => Keys::Range { begin, end },
+                None if begin.is_empty() => Keys::All,
+                None => Keys::From(begin),
+            };
+            check(&Need::of(verb, column_family, keys))?;
+        }
     }
     Ok(())
 }

@@ -45,7 +45,9 @@ pub fn rule_of_method(method: Method) -> Rule {
         | Method::DeleteKey
         | Method::AtomicCommit
         | Method::SetVersionstampedKey
-        | Method::SetVersionstampedValue => Rule::Operation,
+        | Method::SetVersionstampedValue
+        | Method::PollChanges
+        | Method::WatchKeys => Rule::Operation,
         Method::AddReadConflict
         | Method::AddReadConflictRange
         | Method::SetReadVersion
@@ -74,6 +76,8 @@ pub fn recorded_as(method: Method) -> Option<Kind> {
         | Method::AtomicCommit
         | Method::SetVersionstampedKey
         | Method::SetVersionstampedValue
+        | Method::PollChanges
+        | Method::WatchKeys
         | Method::AddReadConflict
         | Method::AddReadConflictRange
         | Method::SetReadVersion

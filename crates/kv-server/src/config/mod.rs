@@ -11,6 +11,7 @@
 mod address;
 mod auto_finalize;
 mod changes;
+mod changes_settings;
 mod consistency;
 mod error;
 mod insecure;
@@ -28,6 +29,7 @@ use serde_json::Value;
 
 pub use address::Address;
 pub use auto_finalize::AutoFinalize;
+pub use changes_settings::ChangesSettings;
 pub use error::ConfigError;
 use kv_api::Limits;
 use serde::{Deserialize, Serialize};
@@ -78,6 +80,8 @@ pub struct Config {
     pub limits: Limits,
     /// Meaningful in replicated mode only; the defaults otherwise.
     pub replication: ReplicationConfig,
+    /// `[changes]`.
+    pub changes: ChangesSettings,
     /// `[auth]`.
     pub auth: AuthSettings,
     /// `[audit]`.

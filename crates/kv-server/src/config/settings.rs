@@ -6,7 +6,7 @@ use kv_api::Limits;
 use kv_store::{EngineKind, ResourceOptions};
 use serde::{Deserialize, Serialize};
 
-use super::{Address, AdminSettings, AutoFinalize, ListenerTls};
+use super::{Address, AdminSettings, AutoFinalize, ChangesSettings, ListenerTls};
 use crate::access::{AuditSettings, JwtSettings};
 use crate::mode::Mode;
 use crate::thrift_server::ThriftServerOptions;
@@ -33,6 +33,7 @@ pub(super) struct Settings {
     pub storage: StorageSettings,
     pub limits: Limits,
     pub replication: ReplicationSettings,
+    pub changes: ChangesSettings,
     pub auth: AuthSettings,
     pub audit: AuditSettings,
     pub log: LogSettings,

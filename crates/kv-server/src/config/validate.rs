@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use kv_api::{DEFAULT_COLUMN_FAMILY, Limits, family_name_fault};
 use tls_files::FRAME_LIMIT;
 
+use super::changes_settings::check_changes;
 use super::consistency;
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
@@ -31,7 +32,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     let mode = mode(&raw, sources)?;
     // Also checked if no mode is set, because then the list would be ignored.
     let lacks_node_id = raw.mode != Some(Mode::Standalone) && lacks_node_id(&raw.replication);
-    let Settings { mut server, admin, storage, limits, replication, auth, audit, log, .. } = raw;
+    let Settings { mut server, admin, storage, limits, replication, changes, auth, audit, log, .. } = raw;
     if mode == Mode::Replicated {
         pick_listeners(&mut server, &replication, sources)?;
     }
@@ -42,6 +43,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
     consistency::check_listener_tls(&server.tls, "server.tls", sources)?;
     consistency::check_listener_tls(&admin.tls, "admin.tls", sources)?;
     check_storage(&storage, sources)?;
+    check_changes(&changes, &storage, sources)?;
     check_limits(&limits, sources)?;
     let limits = consistency::fit_limits(limits, &server, sources)?;
     check_timing(&replication, sources)?;
@@ -62,6 +64,7 @@ pub(super) fn complete(raw: Settings, sources: &Sources) -> Result<Config, Confi
         storage,
         limits,
         replication,
+        changes,
         auth,
         audit,
         log,
@@ -292,7 +295,7 @@ fn check_replica_list(
 /// A key, its value and the allowed range.
 type Bound<'a> = (&'a str, u64, std::ops::RangeInclusive<u64>);
 
-fn check_bounds(bounds: &[Bound<'_>], sources: &Sources) -> Result<(), ConfigError> {
+pub(super) fn check_bounds(bounds: &[Bound<'_>], sources: &Sources) -> Result<(), ConfigError> {
     for (key, value, allowed) in bounds {
         if !allowed.contains(value) {
             let wanted = format!("must be {} to {}", allowed.start(), allowed.end());

@@ -5,6 +5,7 @@
 //! ([`crate::connection_order`]), measures every call, and converts failures to their form on the
 //! wire. `error` is absent on success, because existing clients take any text there for a failure.
 
+mod changes;
 #[cfg(test)]
 mod own_writes;
 mod reply;
@@ -72,7 +73,9 @@ impl ThriftService for UnifiedThriftHandler {
                 return answer.reply.into();
             }
         };
-        let context = RequestContext { deadline: terms.deadline, connection_id: connection.connection_id, caller };
+        let hurry = matches!(method, Method::PollChanges | Method::WatchKeys).then(|| connection.hurry.clone());
+        let connection_id = connection.connection_id;
+        let context = RequestContext { deadline: terms.deadline, connection_id, caller, hurry };
         // This comes before any wait, so that writes begin in the order of their arrival.
         let write = (method.kind() == MethodKind::Write).then(|| self.order.begin_write(context.connection_id));
         let gate = self.core.gate();
@@ -81,8 +84,7 @@ impl ThriftService for UnifiedThriftHandler {
             recording.of_caller(&context.caller);
             recording
         });
-        let max_rows_bytes = terms.room_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
-        let answer = self.answer(call, connection, &context, max_rows_bytes).await;
+        let answer = self.answer(call, connection, &context, terms).await;
         drop(write);
         let is_first_try = terms.room_bytes < terms.max_reply_bytes;
         if is_first_try && answer.code.as_deref() == Some(RESULT_TOO_LARGE) {
@@ -97,14 +99,15 @@ impl ThriftService for UnifiedThriftHandler {
 }
 
 impl UnifiedThriftHandler {
-    /// `max_rows_bytes` bounds the rows in the reply of a range.
     async fn answer(
         &self,
         call: ThriftCall,
         connection: &ConnectionContext,
         context: &RequestContext,
-        max_rows_bytes: u64,
+        terms: CallTerms,
     ) -> Answer {
+        // Of the reply of a range.
+        let max_rows_bytes = terms.room_bytes.saturating_sub(RANGE_ENVELOPE_BYTES) as u64;
         match call {
             ThriftCall::Ping(request) => self.ping(request),
             ThriftCall::Authenticate(request) => self.authenticate(request, connection),
@@ -140,6 +143,8 @@ impl UnifiedThriftHandler {
             ThriftCall::GetDatabaseStats(request) => self.get_database_stats(request).await,
             ThriftCall::PinSnapshot(request) => self.pin_snapshot(request, context).await,
             ThriftCall::UnpinSnapshot(request) => self.unpin_snapshot(request),
+            ThriftCall::PollChanges(request) => self.poll_changes(request, context, terms).await,
+            ThriftCall::WatchKeys(request) => self.watch_keys(request, context, terms).await,
         }
     }
 

@@ -33,10 +33,10 @@ impl Answer {
 
 /// The fields that say how a call ended. Most responses have all of them.
 pub(super) struct Status {
-    success: bool,
-    error: Option<String>,
-    error_code: Option<String>,
-    leader_endpoint: Option<String>,
+    pub success: bool,
+    pub error: Option<String>,
+    pub error_code: Option<String>,
+    pub leader_endpoint: Option<String>,
 }
 
 impl Status {
@@ -44,7 +44,7 @@ impl Status {
         Status { success: true, error: None, error_code: None, leader_endpoint: None }
     }
 
-    fn of_failure(error: &KvError, code: String) -> Self {
+    pub fn of_failure(error: &KvError, code: String) -> Self {
         let leader_endpoint = match error {
             KvError::NotPrimary { endpoint, .. } => Some(endpoint.clone()),
             _ => None,
@@ -165,6 +165,8 @@ pub(super) fn refused(method: Method, error: KvError) -> Answer {
         Method::GetNodeInfo => answer::<wire::GetNodeInfoResponse>(method, Err(error)),
         Method::PinSnapshot => answer::<wire::PinSnapshotResponse>(method, Err(error)),
         Method::UnpinSnapshot => answer::<wire::UnpinSnapshotResponse>(method, Err(error)),
+        Method::PollChanges => answer::<wire::PollChangesResponse>(method, Err(error)),
+        Method::WatchKeys => answer::<wire::WatchKeysResponse>(method, Err(error)),
     }
 }
 

@@ -58,6 +58,8 @@ pub(super) fn token_of(call: &ThriftCall) -> Option<&str> {
         ThriftCall::GetNodeInfo(request) => &request.auth_token,
         ThriftCall::PinSnapshot(request) => &request.auth_token,
         ThriftCall::UnpinSnapshot(request) => &request.auth_token,
+        ThriftCall::PollChanges(request) => &request.auth_token,
+        ThriftCall::WatchKeys(request) => &request.auth_token,
         ThriftCall::Ping(_)
         | ThriftCall::Authenticate(_)
         | ThriftCall::AddReadConflict(_)

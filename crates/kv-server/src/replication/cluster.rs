@@ -196,6 +196,11 @@ impl ClusterView for ReplicatedCluster {
     async fn snapshot(&self) -> ClusterSnapshot {
         self.look()
     }
+
+    fn cluster_id(&self) -> Option<String> {
+        let id = self.reporter().consensus.status().core.cluster_id;
+        (id != rsml::ClusterId::NONE).then(|| id.to_string())
+    }
 }
 
 impl ReplicatedCluster {

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use kv_api::KvError;
 use kv_store::{
-    DatabaseInstall, Durability, EngineKind, SharedResources, StoreOptions, TransactionalKvDatabase, begin_install,
-    open_engine,
+    DatabaseInstall, Durability, EngineKind, JournalOptions, SharedResources, StoreOptions, TransactionalKvDatabase,
+    begin_install, open_engine,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,7 @@ pub struct ReplicaDatabases {
     folder: PathBuf,
     engine: EngineKind,
     resources: SharedResources,
+    journal: Option<JournalOptions>,
     damage: Mutex<Damage>,
     flushing: Mutex<Option<JoinHandle<()>>>,
 }
@@ -70,11 +71,23 @@ pub(crate) struct Marker {
 impl ReplicaDatabases {
     /// The databases in `folder`, which must hold nothing else whose name begins with `db`.
     pub fn new(replica: u32, folder: PathBuf, engine: EngineKind, resources: SharedResources) -> Arc<Self> {
+        Self::with_journal(replica, folder, engine, resources, None)
+    }
+
+    /// The same, with a change journal in each database.
+    pub fn with_journal(
+        replica: u32,
+        folder: PathBuf,
+        engine: EngineKind,
+        resources: SharedResources,
+        journal: Option<JournalOptions>,
+    ) -> Arc<Self> {
         Arc::new(ReplicaDatabases {
             replica,
             folder,
             engine,
             resources,
+            journal,
             damage: Mutex::default(),
             flushing: Mutex::default(),
         })
@@ -86,7 +99,7 @@ impl ReplicaDatabases {
     }
 
     fn options(&self) -> StoreOptions {
-        StoreOptions::replicated().with_share(&self.resources)
+        StoreOptions { journal: self.journal, ..StoreOptions::replicated().with_share(&self.resources) }
     }
 
     fn try_open(&self, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {

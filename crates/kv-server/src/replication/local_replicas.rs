@@ -200,7 +200,8 @@ impl Start<'_> {
         let failed = |error: &dyn std::fmt::Display| ServerError::Replication(format!("replica {id}: {error}"));
         let storage = open_log(self.config, self.data_dir, id).map_err(|error| failed(&error))?;
         let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine);
-        let databases = ReplicaDatabases::new(id, folder, engine, self.resources.clone());
+        let journal = self.config.changes.journal(engine);
+        let databases = ReplicaDatabases::with_journal(id, folder, engine, self.resources.clone(), journal);
         let (space, room) = (self.space.clone(), self.space.clone());
         let local = self.config.replication.local_ids().len() as u64;
         let has_files = self.budget.descriptors.has_room_for_held_logs(local);
@@ -215,6 +216,7 @@ impl Start<'_> {
         let executor = KvStoreExecutor::open(databases.clone(), self.slots.clone(), recovered.generation());
         let executor = executor.map_err(|error| failed(&error))?;
         let reader = executor.reader().clone();
+        reader.hub().set_max_polls(self.config.changes.max_polls);
         let ready = recovered.with_database(executor).map_err(|error| failed(&error))?;
         let sink = ready.sink();
         let transport = connect(self.config, self.budget, self.network, self.runtime, membership, cluster_id, sink)?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use kv_api::{KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt, decode_verdict};
+use kv_api::{ChangesQuery, KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt, decode_verdict};
 use rsml::{DriverStatus, ReadError, RequestError};
 
 use super::local_replicas::{LocalReplica, LocalReplicas};
@@ -148,12 +148,27 @@ impl ConsensusRouter {
         }
     }
 
-    async fn read(&self, operation: KvOperation, at: ReadAt, context: &RequestContext) -> Result<KvOutcome, KvError> {
+    /// Any replica has the same changes; one that lags waits.
+    async fn read_changes(&self, query: &ChangesQuery, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let replica = self.sound_replica()?;
+        let changes = replica.reader.poll_changes(query, context.hurry.as_deref(), context.deadline).await?;
+        // It may have stopped meanwhile, because its rows are wrong.
+        self.sound_replica()?;
+        Ok(KvOutcome::Changes(changes))
+    }
+
+    /// The replica for a read.
+    fn sound_replica(&self) -> Result<&LocalReplica, KvError> {
         let replica = &self.local.replicas()[self.preferred()];
-        if let Some(failure) = &replica.consensus.watch().borrow().failed {
+        match &replica.consensus.watch().borrow().failed {
             // Its rows cannot be trusted, whatever stopped it.
-            return Err(KvError::Storage(format!("replica {} has stopped: {failure}", replica.id)));
+            Some(failure) => Err(KvError::Storage(format!("replica {} has stopped: {failure}", replica.id))),
+            None => Ok(replica),
         }
+    }
+
+    async fn read(&self, operation: KvOperation, at: ReadAt, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let replica = self.sound_replica()?;
         let applied = || replica.reader.database().applied_version();
         let version = match at {
             ReadAt::Stale => applied(),
@@ -188,6 +203,7 @@ impl RequestRouter for ConsensusRouter {
             KvOperation::ChangeFamily(change) => self.write(|_| self.settings.family(change), context).await,
             KvOperation::ChangeAccess(change) => self.write(|_| self.settings.access(change), context).await,
             KvOperation::ClockTick => self.write(|_| self.settings.clock_tick(), context).await,
+            KvOperation::ReadChanges(query) => self.read_changes(&query, context).await,
             KvOperation::ReadVersion => self.read(operation, ReadAt::Linearizable, context).await,
             KvOperation::Get { at, .. } | KvOperation::GetRange { at, .. } => self.read(operation, at, context).await,
         }

@@ -55,6 +55,10 @@ impl RequestRouter for DirectRouter {
             KvOperation::ChangeFamily(change) => self.write(self.settings.family(change), context).await,
             KvOperation::ChangeAccess(change) => self.write(self.settings.access(change), context).await,
             KvOperation::ClockTick => self.write(self.settings.clock_tick(), context).await,
+            KvOperation::ReadChanges(query) => {
+                let changes = self.reader.poll_changes(&query, context.hurry.as_deref(), context.deadline).await;
+                changes.map(KvOutcome::Changes)
+            }
             KvOperation::Get { at: ReadAt::Version(version), .. }
             | KvOperation::GetRange { at: ReadAt::Version(version), .. } => {
                 if version > newest {

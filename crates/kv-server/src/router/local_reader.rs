@@ -5,8 +5,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use kv_api::{KvError, KvOperation, KvOutcome, RangeQuery, Rows, Version};
 use kv_store::{RevisionBoard, TransactionalKvDatabase};
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
+
+use crate::changes::ChangeHub;
 
 /// Ranges of up to this many rows are read on the calling runtime thread. Longer ones, and those
 /// that skip very many keys, run on a blocking thread, because a runtime thread that reads for long
@@ -70,6 +73,7 @@ pub struct LocalReader {
     revision: Arc<RevisionBoard>,
     applied: Arc<Notify>,
     slots: ReadSlots,
+    changes: Arc<ChangeHub>,
 }
 
 impl LocalReader {
@@ -77,7 +81,13 @@ impl LocalReader {
     pub fn new(database: Arc<TransactionalKvDatabase>, slots: ReadSlots) -> Self {
         let revision = Arc::<RevisionBoard>::default();
         database.show_revision_on(revision.clone());
-        LocalReader { live: Arc::new(RwLock::new(database)), revision, applied: Arc::new(Notify::new()), slots }
+        LocalReader {
+            live: Arc::new(RwLock::new(database)),
+            revision,
+            applied: Arc::new(Notify::new()),
+            slots,
+            changes: Arc::new(ChangeHub::new()),
+        }
     }
 
     /// The live database. Keep it for one read and no longer.
@@ -100,6 +110,16 @@ impl LocalReader {
     /// The slots for long reads.
     pub fn slots(&self) -> &ReadSlots {
         &self.slots
+    }
+
+    /// The polls for changes of this database.
+    pub(crate) fn hub(&self) -> &ChangeHub {
+        &self.changes
+    }
+
+    /// Is done after the next apply.
+    pub(crate) fn advanced(&self) -> Notified<'_> {
+        self.applied.notified()
     }
 
     /// Wakes the readers that wait for a version. The applying thread must call this after each
@@ -151,8 +171,9 @@ impl LocalReader {
             KvOperation::AtomicCommit(_)
             | KvOperation::ChangeFamily(_)
             | KvOperation::ChangeAccess(_)
+            | KvOperation::ReadChanges(_)
             | KvOperation::ClockTick => {
-                Err(KvError::InvalidOperation("a write is not a read: it must be routed".to_string()))
+                Err(KvError::InvalidOperation("only a read of rows has a version: all else must be routed".to_string()))
             }
         }
     }

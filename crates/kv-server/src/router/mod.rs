@@ -13,6 +13,8 @@ mod direct;
 mod local_reader;
 mod write_settings;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 pub use direct::DirectRouter;
 use kv_api::{KvError, KvOperation, KvOutcome};
@@ -22,6 +24,7 @@ pub use write_settings::WriteSettings;
 pub(crate) use write_settings::authorized;
 
 use crate::access::Caller;
+use crate::changes::Hurry;
 
 /// The facts about a request that its operation needs.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ pub struct RequestContext {
     pub connection_id: u64,
     /// On whose behalf the request is made. It was checked before the operation got here.
     pub caller: Caller,
+    /// Tells a request that waits for changes that another one is behind it. `None`: nothing ever is.
+    pub hurry: Option<Arc<Hurry>>,
 }
 
 impl RequestContext {
@@ -42,7 +47,7 @@ impl RequestContext {
 
     /// For requests without a Thrift connection.
     pub fn of(caller: Caller, deadline: Instant) -> Self {
-        RequestContext { deadline, connection_id: 0, caller }
+        RequestContext { deadline, connection_id: 0, caller, hurry: None }
     }
 }
 

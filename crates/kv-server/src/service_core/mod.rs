@@ -6,6 +6,7 @@
 //! been routed (see [`crate::router`]).
 
 mod access;
+mod changes;
 mod cluster_info;
 mod commit;
 mod families;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+pub(crate) use changes::{DEFAULT_BYTES as DEFAULT_CHANGES_BYTES, MAX_BYTES as MAX_CHANGES_BYTES};
+pub use changes::{PollRequest, Polled, WatchRequest, Watched};
 pub use cluster_info::{ClusterHealth, DatabaseFigures};
 pub use commit::{CommitRequest, Committed, OperationRequest};
 pub use families::Family;
@@ -305,8 +308,13 @@ impl KvServiceCore {
             return Err(KvError::Timeout("the deadline passed before the request was passed on".to_string()));
         }
         // Replicas check the authority of a write when they apply it.
-        let is_read =
-            matches!(operation, KvOperation::ReadVersion | KvOperation::Get { .. } | KvOperation::GetRange { .. });
+        let is_read = matches!(
+            operation,
+            KvOperation::ReadVersion
+                | KvOperation::Get { .. }
+                | KvOperation::GetRange { .. }
+                | KvOperation::ReadChanges(_)
+        );
         let outcome = self.parts.router.route(operation, context).await?;
         if is_read {
             context.caller.check_still(&**self.parts.gate.source())?;

@@ -74,6 +74,10 @@ impl StandaloneCluster {
 
 #[async_trait]
 impl ClusterView for StandaloneCluster {
+    fn cluster_id(&self) -> Option<String> {
+        None
+    }
+
     async fn snapshot(&self) -> ClusterSnapshot {
         let shown = |address: Option<SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
         let kept = self.reader.database().retention();

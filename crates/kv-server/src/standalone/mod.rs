@@ -69,6 +69,7 @@ impl ServerManager for StandaloneServerManager {
         };
         let database = opening.await.expect("opening a database does not panic")?;
         let reader = LocalReader::new(database.clone(), ReadSlots::per_processor());
+        reader.hub().set_max_polls(config.changes.max_polls);
         let addresses = Arc::new(ListenAddresses::default());
         let space = Arc::new(SpaceWatch::new(data_dir.root(), config.storage.min_free_bytes()));
         let standalone = Arc::new(StandaloneCluster::new(reader.clone(), addresses.clone(), space.clone()));
@@ -169,8 +170,9 @@ fn open_database(
         make_directory(path)?;
     }
     let engine = open_engine(config.storage.engine, path, Durability::EveryWrite, resources).map_err(failed)?;
-    let database =
-        TransactionalKvDatabase::open(engine, StoreOptions::standalone().with_share(resources)).map_err(failed)?;
+    let journal = config.changes.journal(config.storage.engine);
+    let options = StoreOptions { journal, ..StoreOptions::standalone().with_share(resources) };
+    let database = TransactionalKvDatabase::open(engine, options).map_err(failed)?;
     if database.is_unwritten() {
         // No earlier release has written here, so there is none to go back to.
         database.raise_level(HIGHEST_LEVEL).map_err(failed)?;

@@ -15,7 +15,7 @@ use super::memory_budget::{Cost, INPUT_BYTES, OWN_BYTES, OWN_INPUT_BYTES, Waitin
 use super::pipeline::{Again, Origin, Pipeline, Start};
 use super::shared::Shared;
 use super::stranger::Stranger;
-use super::{ApplicationErrorKind, CallTerms, ConnectionContext, ThriftCall, ThriftException};
+use super::{ApplicationErrorKind, CallTerms, ConnectionContext, Method, ThriftCall, ThriftException};
 use crate::accepting::{ByteStream, Idleness, Incoming, STRANGERS_PATIENCE};
 use crate::byte_budget::Reserved;
 
@@ -200,6 +200,7 @@ impl<'a, S: ByteStream> Connection<'a, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if self.ending.is_none() && self.shutdown.as_mut().poll(cx).is_ready() {
             self.ending = Some(Ended::Shutdown);
+            self.context.hurry.signal();
             self.next = None;
             (self.small_waiting, self.large_waiting) = (None, None);
         }
@@ -305,11 +306,18 @@ impl<'a, S: ByteStream> Connection<'a, S> {
             Err(error) => return self.refuse_rest(error, self.consumed + envelope.end),
         };
         self.consumed += envelope.end;
+        if !self.pipeline.is_empty() {
+            self.context.hurry.signal();
+        }
         match call {
             Ok(call) => {
                 let origin = Origin { method: call.method(), encoding, sequence_id, one_way };
                 let options = &self.shared.options;
-                let input = room_of_request(&mut self.input_room, envelope.end, self.input.capacity());
+                let input = match call.method() {
+                    // It may wait for long; the hub bounds the keys of all that do.
+                    Method::PollChanges | Method::WatchKeys => None,
+                    _ => room_of_request(&mut self.input_room, envelope.end, self.input.capacity()),
+                };
                 let reply_limit = options.reply_limit(encoding);
                 let cost = Cost::of(&call, envelope.end, input.is_some(), reply_limit, options);
                 let deadline = now + Duration::from_millis(options.request_timeout_ms);
@@ -450,16 +458,22 @@ impl<'a, S: ByteStream> Connection<'a, S> {
                 self.shrink_input();
                 return false;
             }
-            Poll::Ready(Ok(0)) => self.ending = Some(Ended::Client),
+            Poll::Ready(Ok(0)) => self.end_of_input(),
             Poll::Ready(Ok(length)) => {
                 self.active_at = Instant::now();
                 self.was_filled = length == spare;
                 add(&self.shared.counters.bytes_in, length as u64);
             }
             // Calls that were started are still answered, if the socket accepts the replies.
-            Poll::Ready(Err(_)) => self.ending = Some(Ended::Client),
+            Poll::Ready(Err(_)) => self.end_of_input(),
         }
         true
+    }
+
+    /// The client sends nothing more; perhaps it is gone. Nothing waits for it any longer.
+    fn end_of_input(&mut self) {
+        self.ending = Some(Ended::Client);
+        self.context.hurry.signal();
     }
 
     /// Removes consumed bytes and makes room in the buffer, after a reservation if necessary. The

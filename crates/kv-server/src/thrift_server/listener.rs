@@ -113,7 +113,7 @@ async fn serve_stream<S: ByteStream>(
     incoming: Incoming<S>,
     facts: ConnectionFacts,
 ) {
-    let context = ConnectionContext { connection_id, session: Arc::new(Session::new(facts)) };
+    let context = ConnectionContext { connection_id, session: Arc::new(Session::new(facts)), hurry: Arc::default() };
     let ended = connection::serve(shared, &context, incoming).await;
     tracing::debug!(peer = %context.peer(), connection = context.connection_id, ?ended, "connection closed");
 }

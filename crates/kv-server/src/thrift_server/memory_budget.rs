@@ -31,6 +31,7 @@ use kv_store::{MAX_REPORTED_CONFLICTS, STAMP_BYTES};
 
 use super::ThriftServerOptions;
 use crate::byte_budget::{ByteBudget, Reserved};
+use crate::service_core::{DEFAULT_CHANGES_BYTES, MAX_CHANGES_BYTES};
 
 /// Bytes of calls and replies that a connection may hold without a reservation.
 pub(super) const OWN_BYTES: usize = 8 << 10;
@@ -40,6 +41,8 @@ pub(super) const OWN_INPUT_BYTES: usize = 8 << 10;
 pub(super) const INPUT_BYTES: usize = 256 << 10;
 /// Memory for the first attempt at a range.
 const TRY_BYTES: usize = 256 << 10;
+/// Memory for the first attempt at changes: less than a connection has of its own.
+pub(crate) const POLL_BYTES: usize = 2 << 10;
 /// The factor from one attempt to the next. It is large, so that the rows read in vain are few
 /// compared with those of the last attempt.
 const MORE_ROOM: usize = 8;
@@ -139,6 +142,12 @@ impl Cost {
             ThriftCall::Get(_) | ThriftCall::SnapshotGet(_) | ThriftCall::SnapshotRead(_) => {
                 options.max_value_bytes + ENVELOPE_BYTES
             }
+            // A call that waits holds next to nothing. When there is something, it is made again with
+            // the memory for it.
+            ThriftCall::PollChanges(_) | ThriftCall::WatchKeys(_) => {
+                let room_bytes = POLL_BYTES.min(reply_limit);
+                return Cost { bytes: FORMS_OF_ROWS * room_bytes, is_large: false, room_bytes };
+            }
             // These replies contain at most parts of the request.
             ThriftCall::Ping(request) => request.message.as_ref().map_or(0, Vec::len) + ENVELOPE_BYTES,
             ThriftCall::SetVersionstampedKey(_) | ThriftCall::SetVersionstampedValue(_) => {
@@ -151,9 +160,18 @@ impl Cost {
         Cost { bytes, is_large: bytes > SMALL_BYTES, room_bytes: reply_limit }
     }
 
-    /// The cost of the next attempt at a range that did not fit, if a longer reply is allowed.
-    pub fn next(self, reply_limit: usize) -> Option<Cost> {
-        let room_bytes = self.room_bytes.saturating_mul(MORE_ROOM).min(reply_limit);
+    /// The cost of the next attempt at a call whose reply did not fit, if a longer reply is allowed.
+    pub fn next(self, call: &ThriftCall, reply_limit: usize) -> Option<Cost> {
+        let room_bytes = match call {
+            // What was asked for and its overhead, then what a single version may need.
+            ThriftCall::PollChanges(request) if self.room_bytes <= POLL_BYTES => {
+                let asked = usize::try_from(request.max_bytes.unwrap_or(DEFAULT_CHANGES_BYTES)).unwrap_or(0);
+                2 * asked.min(MAX_CHANGES_BYTES as usize) + TRY_BYTES
+            }
+            ThriftCall::PollChanges(_) => reply_limit,
+            _ => self.room_bytes.saturating_mul(MORE_ROOM),
+        };
+        let room_bytes = room_bytes.min(reply_limit);
         let cost = Cost { bytes: room_bytes.saturating_mul(FORMS_OF_ROWS), is_large: true, room_bytes };
         (room_bytes > self.room_bytes).then_some(cost)
     }
@@ -264,7 +282,8 @@ mod tests {
 
     #[test]
     fn room_grows_up_to_the_limit() {
-        let steps = std::iter::successors(Some(range(None, None)), |cost| cost.next(LIMIT));
+        let call = ThriftCall::from(GetRangeRequest::default());
+        let steps = std::iter::successors(Some(range(None, None)), |cost| cost.next(&call, LIMIT));
         let rooms: Vec<usize> = steps.map(|cost| cost.room_bytes).collect();
         assert_eq!(rooms, [256 << 10, 2 << 20, 16 << 20, 64 << 20]);
     }

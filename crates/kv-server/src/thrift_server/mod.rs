@@ -38,10 +38,12 @@ pub use counters::ThriftServerCounters;
 pub use kv_api::thrift::{ApplicationErrorKind, Method, MethodKind, ThriftCall, ThriftException, ThriftReply};
 pub(crate) use listener::CLIENT;
 pub use listener::ThriftServer;
+pub(crate) use memory_budget::POLL_BYTES;
 pub use memory_budget::Pools;
 pub use options::ThriftServerOptions;
 
 use crate::access::Session;
+use crate::changes::Hurry;
 
 /// The connection that a call came from.
 #[derive(Clone, Debug)]
@@ -50,6 +52,8 @@ pub struct ConnectionContext {
     pub connection_id: u64,
     /// Its identity.
     pub session: Arc<Session>,
+    /// Signalled when a request arrives behind others that still run, and when the connection ends.
+    pub hurry: Arc<Hurry>,
 }
 
 impl ConnectionContext {

@@ -56,7 +56,7 @@ pub(super) struct Again {
 impl Again {
     /// How to make a call again whose present attempt has this `cost`.
     pub fn after(call: &ThriftCall, cost: Cost, deadline: Instant, reply_limit: usize) -> Option<Box<Again>> {
-        let cost = cost.next(reply_limit)?;
+        let cost = cost.next(call, reply_limit)?;
         Some(Box::new(Again { call: call.clone(), deadline, cost, reply_limit }))
     }
 }

@@ -10,7 +10,7 @@
 //! without mutations succeeds at its read version and leaves no trace either.
 
 use kv_api::access::AccessChange;
-use kv_api::{AtomicCommit, CommitResult, CommitVerdict, FamilyChange, KvError, LoggedWrite, TimedWrite};
+use kv_api::{AtomicCommit, ClearCause, CommitResult, CommitVerdict, FamilyChange, KvError, LoggedWrite, TimedWrite};
 
 use super::deciding::Deciding;
 use super::execute::Execution;
@@ -18,12 +18,13 @@ use super::idempotency::{self, Earlier};
 use super::state_machine::{MAX_RECENT_CLEARS, StateMachine};
 use super::{conflicts, resolve};
 use crate::engine::{Engine, WriteBatch};
+use crate::journal::Effects;
 use crate::key_codec;
 use crate::meta;
 
 impl StateMachine {
     /// Decides all writes in order, each seeing the effects of the ones before it, and adds their
-    /// effects to `batch`. The engine is only read; it must hold the state before this batch.
+    /// effects to `batch` and to `effects`. The engine is only read; it must hold the state before this batch.
     ///
     /// Call [`Self::written`] once the batch is in the engine, before any other method.
     pub fn decide<'c>(
@@ -31,8 +32,9 @@ impl StateMachine {
         engine: &dyn Engine,
         writes: impl IntoIterator<Item = &'c TimedWrite>,
         batch: &mut WriteBatch,
+        effects: &mut Effects,
     ) -> Result<Vec<CommitVerdict>, KvError> {
-        let mut deciding = Deciding::new(self, engine, batch);
+        let mut deciding = Deciding::new(self, engine, batch, effects);
         let verdicts = writes.into_iter().map(|write| deciding.decide(write)).collect::<Result<Vec<_>, _>>()?;
         let samples_changed = deciding.samples_changed;
         if !verdicts.is_empty() {
@@ -88,8 +90,7 @@ impl Deciding<'_, '_> {
         policy.change(change, wall_us)?;
         meta::put_policy(self.batch, &policy);
         self.state.policy = policy.into();
-        self.state.counters.version += 1;
-        Ok(CommitResult { version: self.state.counters.version, ..CommitResult::default() })
+        Ok(CommitResult { version: self.next_version(), ..CommitResult::default() })
     }
 
     /// Advances time to that of a write, and forgets what is too old then.
@@ -154,8 +155,7 @@ impl Deciding<'_, '_> {
 
     /// Executes a commit that has passed every check.
     fn commit(&mut self, commit: &AtomicCommit) -> Result<CommitResult, KvError> {
-        self.state.counters.version += 1;
-        let version = self.state.counters.version;
+        let version = self.next_version();
         if let Some(generated) = resolve::single_write(commit, version) {
             let resolve::Single { write, result } = generated;
             key_codec::set_prefix(&mut self.prefix, write.family, &write.key);
@@ -167,7 +167,7 @@ impl Deciding<'_, '_> {
         let mut execution = Execution::new(version);
         commit.mutations.iter().try_for_each(|mutation| execution.execute(self, mutation))?;
         let Execution { clears, points, result, .. } = execution;
-        clears.into_iter().for_each(|(begin, end)| self.clear(begin.into(), end.into()));
+        clears.into_iter().for_each(|(begin, end)| self.clear(begin.into(), end.into(), ClearCause::Transaction));
         points.iter().try_for_each(|(prefix, value)| self.write(prefix, value.as_deref()))?;
         Ok(result)
     }
@@ -189,9 +189,9 @@ impl Deciding<'_, '_> {
         if !self.state.families.exists(name) {
             return Err(KvError::UnknownColumnFamily { name: name.into(), existing: Vec::new() });
         }
-        self.state.counters.version += 1;
-        let version = self.state.counters.version;
-        self.clear(key_codec::prefix(name, b"").into(), key_codec::family_end(name).into());
+        let version = self.next_version();
+        let (begin, end) = (key_codec::prefix(name, b""), key_codec::family_end(name));
+        self.clear(begin.into(), end.into(), ClearCause::FamilyDropped);
         self.state.families.drop_at(self.batch, name, version);
         Ok(CommitResult { version, ..CommitResult::default() })
     }

@@ -2,7 +2,7 @@
 //! commits make to it.
 
 use bytes::Bytes;
-use kv_api::KvError;
+use kv_api::{ClearCause, KvError};
 
 use super::conflict_index::NewestWrite;
 use super::known_keys::{self, KeyHash};
@@ -10,6 +10,7 @@ use super::state_machine::StateMachine;
 use crate::engine::{Cursor, Engine, Table, WriteBatch};
 use crate::gc::entries;
 use crate::gc::range_clears::RangeClear;
+use crate::journal::Effects;
 use crate::key_codec;
 use crate::read::scan;
 
@@ -45,6 +46,8 @@ pub(crate) struct Deciding<'a, 'e> {
     pub state: &'a mut StateMachine,
     pub lookup: Lookup<'e>,
     pub batch: &'a mut WriteBatch,
+    /// The same effects, for the journal.
+    pub effects: &'a mut Effects,
     /// The newest version before the batch. Newer versions are in `batch` and not in the engine.
     pub before: u64,
     /// GC entries that the current commit has written: the number of the next one.
@@ -57,19 +60,33 @@ pub(crate) struct Deciding<'a, 'e> {
 
 impl<'a, 'e> Deciding<'a, 'e> {
     /// Begins a batch.
-    pub fn new(state: &'a mut StateMachine, engine: &'e dyn Engine, batch: &'a mut WriteBatch) -> Self {
+    pub fn new(
+        state: &'a mut StateMachine,
+        engine: &'e dyn Engine,
+        batch: &'a mut WriteBatch,
+        effects: &'a mut Effects,
+    ) -> Self {
         let before = state.counters.version;
         let lookup = Lookup::new(engine);
-        Deciding { state, lookup, batch, before, gc_entries: 0, samples_changed: false, prefix: Vec::new() }
+        Deciding { state, lookup, batch, effects, before, gc_entries: 0, samples_changed: false, prefix: Vec::new() }
     }
 }
 
 impl Deciding<'_, '_> {
+    /// Counts a version. What is written and cleared from now on belongs to it.
+    pub fn next_version(&mut self) -> u64 {
+        self.state.counters.version += 1;
+        let version = self.state.counters.version;
+        self.effects.begin(version, self.state.window.time_us());
+        version
+    }
+
     /// Writes a version of a key: a value, or a tombstone for `None`.
     pub fn write(&mut self, prefix: &[u8], value: Option<&[u8]>) -> Result<(), KvError> {
         let hash = known_keys::hash(prefix);
         let existed = self.exists(prefix, hash)?;
         let exists = value.is_some();
+        self.effects.write(prefix, hash.short(), value);
         self.state.known_keys.set(hash, exists);
         match (existed, exists) {
             (false, true) => self.state.counters.rows += 1,
@@ -95,7 +112,8 @@ impl Deciding<'_, '_> {
     }
 
     /// Clears a range of encoded prefixes.
-    pub fn clear(&mut self, begin: Bytes, end: Bytes) {
+    pub fn clear(&mut self, begin: Bytes, end: Bytes, cause: ClearCause) {
+        self.effects.clear_range(&begin, &end, cause);
         let version = self.state.counters.version;
         self.state.row_cache.note_clear(version);
         entries::put_range_clear(self.batch, version, self.gc_entries, &begin, &end);

@@ -15,6 +15,7 @@ use crate::commit::state_machine::StateMachine;
 use crate::engine::{Engine, WriteBatch};
 use crate::gc::range_clears::RangeClears;
 use crate::gc::step::GcProgress;
+use crate::journal::{Effects, Journal};
 use crate::meta;
 use crate::read::readers::Readers;
 use crate::read::row_cache::RowCache;
@@ -24,6 +25,8 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 pub(super) struct Core {
     pub engine: Arc<dyn Engine>,
     pub writer: Mutex<Writer>,
+    /// `None`: changes are not recorded.
+    pub journal: Option<Journal>,
     /// The error after which no write is accepted any more.
     pub failure: OnceLock<KvError>,
     pub damage: Damage,
@@ -72,6 +75,8 @@ pub(super) struct Writer {
     pub state: StateMachine,
     /// Kept between batches to reuse its memory.
     pub batch: WriteBatch,
+    /// The effects of the batch, for the journal.
+    pub effects: Effects,
     pub gc: GcProgress,
     /// The feature level after the batch.
     pub level: u32,
@@ -80,13 +85,20 @@ pub(super) struct Writer {
 }
 
 impl Core {
-    pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Self, KvError> {
+    pub fn open(
+        engine: Arc<dyn Engine>,
+        options: StoreOptions,
+        journal: impl FnOnce(u64) -> Option<Journal>,
+    ) -> Result<Self, KvError> {
         meta::claim_format(&*engine)?;
         let level = meta::load_level(&*engine, options.highest_level)?;
         let state = StateMachine::load(&*engine, options.sizes())?;
         let counters = state.counters();
+        let journal = journal(counters.version);
+        let effects = Effects::new(journal.is_some());
         Ok(Core {
             engine,
+            journal,
             failure: OnceLock::new(),
             damage: Damage::default(),
             space: SpaceWait::default(),
@@ -109,6 +121,7 @@ impl Core {
                 families: state.families.changes(),
                 state,
                 batch: WriteBatch::new(),
+                effects,
                 level,
                 gc: GcProgress::new(options.range_delete_entries),
             }),

@@ -8,6 +8,7 @@
 //!   then. A full disk is no failure on a replica: the write waits for space.
 
 mod bulk_load;
+mod changes;
 mod copy;
 mod core;
 mod damage;
@@ -39,6 +40,7 @@ use kv_api::{
 
 use crate::engine::{Engine, EngineStatistics};
 use crate::gc::collector::{Collectable, Collected, Collector};
+use crate::journal::{Journal, JournalPlace};
 use crate::meta;
 pub use core::RevisionBoard;
 use core::{Core, read, writing_stopped};
@@ -73,7 +75,22 @@ impl TransactionalKvDatabase {
     /// [`KvError::Storage`] for a database of an unknown format, [`KvError::Corruption`] for a
     /// damaged one, and other errors of the storage.
     pub fn open(engine: Arc<dyn Engine>, options: StoreOptions) -> Result<Arc<Self>, KvError> {
-        let core = Arc::new(Core::open(engine, options)?);
+        let place = changes::place_of_journal(&*engine, options.journal.is_some());
+        Self::open_with_journal(engine, options, place)
+    }
+
+    /// Like [`Self::open`], with the files of the journal in this place. It belongs to this database
+    /// alone.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_with_journal(
+        engine: Arc<dyn Engine>,
+        options: StoreOptions,
+        place: Arc<dyn JournalPlace>,
+    ) -> Result<Arc<Self>, KvError> {
+        let journal = |version| Some(Journal::open(place, options.journal?, version));
+        let core = Arc::new(Core::open(engine, options, journal)?);
         let group_commit = options.group_commit.map(|options| GroupCommit::start(core.clone(), options)).transpose()?;
         let collector = options.collect_every.map(|every| Collector::start(core.clone(), every)).transpose()?;
         let highest_level = options.highest_level;
@@ -188,6 +205,10 @@ impl TransactionalKvDatabase {
     /// # Errors
     /// Those of the storage.
     pub fn flush(&self) -> Result<(), KvError> {
+        // First, so that the journal is not behind what survives.
+        if let Some(journal) = &self.core.journal {
+            journal.sync();
+        }
         self.core.damage.watch(self.core.engine.flush())
     }
 

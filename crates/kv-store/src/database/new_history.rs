@@ -21,9 +21,13 @@ impl TransactionalKvDatabase {
         let mut writer = self.core.writer()?;
         let inner = &mut *writer;
         inner.batch.clear();
+        inner.effects.clear();
         inner.state.skip_versions(versions, &mut inner.batch)?;
         let written = self.core.write_prepared(&mut writer, Some(&state));
         self.core.damage.watch(written).inspect_err(|error| self.core.stop_after(error))?;
+        if let Some(journal) = &self.core.journal {
+            journal.begin_anew(self.applied_version().0);
+        }
         Ok(self.applied_version())
     }
 }

@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::commit::state_machine::Sizes;
 use crate::engine::SharedResources;
 use crate::gc::step;
+use crate::journal::JournalOptions;
 
 /// How a database is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,9 @@ pub struct StoreOptions {
     /// The interval at which a thread looks for garbage. `None`: the owner calls
     /// [`TransactionalKvDatabase::collect_garbage`](crate::TransactionalKvDatabase::collect_garbage).
     pub collect_every: Option<Duration>,
+    /// How much the change journal keeps. `None`: there is no journal, and what an earlier one left
+    /// in the folder of the engine is removed.
+    pub journal: Option<JournalOptions>,
     /// The clock by which pins and holds end.
     pub clock: Clock,
 }
@@ -52,6 +56,7 @@ impl StoreOptions {
             range_delete_entries: step::RANGE_DELETE_ENTRIES,
             highest_level: kv_api::HIGHEST_LEVEL,
             collect_every: Some(Duration::from_millis(500)),
+            journal: None,
             clock: Clock::SYSTEM,
         }
     }

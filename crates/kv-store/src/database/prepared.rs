@@ -81,15 +81,16 @@ impl Core {
         raise: Option<u32>,
     ) -> Result<PreparedBatch<'_>, KvError> {
         let mut writer = self.writer()?;
-        let Writer { state, batch, level, .. } = &mut *writer;
+        let Writer { state, batch, effects, level, .. } = &mut *writer;
         batch.clear();
+        effects.clear();
         if let Some(raised) = raise.filter(|raised| raised != level) {
             assert!(raised > *level, "the feature level of a database never goes down: {level} to {raised}");
             *level = raised;
             meta::put_level(batch, raised);
         }
         let version_before = state.counters().version;
-        let decided = self.damage.watch(state.decide(&*self.engine, writes, batch));
+        let decided = self.damage.watch(state.decide(&*self.engine, writes, batch, effects));
         let verdicts = decided.inspect_err(|error| self.stop_after(error))?;
         // Repeats of earlier commits and clock ticks take no version.
         let committed = state.counters().version - version_before;
@@ -97,7 +98,12 @@ impl Core {
     }
 
     pub(super) fn write_prepared(&self, writer: &mut Writer, blob: Option<&StateBlob>) -> Result<(), KvError> {
-        let Writer { state, batch, gc, .. } = writer;
+        let Writer { state, batch, effects, gc, .. } = writer;
+        // Before the batch: a process that is killed in between must not leave a hole.
+        if let (Some(journal), Some(block)) = (&self.journal, effects.finish()) {
+            journal.append(&block);
+        }
+        effects.clear();
         if let Some(blob) = blob {
             meta::put_blob(batch, blob);
         }

@@ -89,6 +89,12 @@ pub struct EngineStatistics {
 /// A storage engine. Calls block, and may come from any thread. Errors are those of the storage;
 /// [`KvError::Corruption`] from any call: the engine holds data that was never written to it.
 pub trait Engine: Send + Sync + 'static {
+    /// The folder of its files; `None` for an engine that keeps none. The caller may keep a folder of
+    /// its own in it, which is removed with it.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
+
     /// Which writes survive a crash.
     fn durability(&self) -> Durability;
 

@@ -119,6 +119,10 @@ impl Home {
     }
 
     pub fn begin_install(&self) -> DatabaseInstall {
+        self.begin_install_with(StoreOptions::replicated())
+    }
+
+    pub fn begin_install_with(&self, options: StoreOptions) -> DatabaseInstall {
         let install: Box<dyn EngineInstall> = match self {
             Home::Memory(engine, durability) => {
                 *engine.lock().unwrap() = None;
@@ -127,7 +131,7 @@ impl Home {
             #[cfg(feature = "rocksdb")]
             Home::Rocks(home) => home.begin_install(),
         };
-        DatabaseInstall::new(install, StoreOptions::replicated())
+        DatabaseInstall::new(install, options)
     }
 
     /// Whether a database exists here.

@@ -101,6 +101,7 @@ impl Line {
             | KvOperation::Get { .. }
             | KvOperation::GetRange { .. }
             | KvOperation::AtomicCommit(_)
+            | KvOperation::ReadChanges(_)
             | KvOperation::ClockTick => None,
         };
     }

@@ -167,7 +167,10 @@ impl AuditLog {
     /// Begins the record of an operation, if it is to be recorded.
     pub fn begin(&self, operation: &KvOperation, caller: &Caller, is_denied: bool) -> Option<Recording<'_>> {
         let kind = match operation {
-            KvOperation::ReadVersion | KvOperation::Get { .. } | KvOperation::GetRange { .. } => Kind::Read,
+            KvOperation::ReadVersion
+            | KvOperation::Get { .. }
+            | KvOperation::GetRange { .. }
+            | KvOperation::ReadChanges(_) => Kind::Read,
             KvOperation::AtomicCommit(_)
             | KvOperation::ChangeFamily(_)
             | KvOperation::ChangeAccess(_)
@@ -236,6 +239,7 @@ impl Recording<'_> {
         match outcome {
             Ok(KvOutcome::Committed(result)) => self.end("ok", Some(result.version)).await,
             Ok(KvOutcome::ReadVersion(version)) => self.end("ok", Some(version.0)).await,
+            Ok(KvOutcome::Changes(changes)) => self.end("ok", Some(changes.through.0)).await,
             Ok(KvOutcome::Value(_) | KvOutcome::Rows(_)) => self.end("ok", None).await,
             Err(error) => self.end(error.code(), None).await,
         }

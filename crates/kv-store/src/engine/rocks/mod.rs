@@ -197,6 +197,10 @@ fn what_to_create(folder: &Folder, options: &RocksOptions) -> Create {
 }
 
 impl Engine for RocksEngine {
+    fn folder(&self) -> Option<&Path> {
+        Some(self.folder.path())
+    }
+
     fn durability(&self) -> Durability {
         self.opened_with.durability
     }
