@@ -1,6 +1,7 @@
 //! The cluster as seen from this process: its own replicas as they are, the others as they last
 //! reported.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -137,10 +138,7 @@ impl ReplicatedCluster {
 
     fn unknown(&self, member: &Member) -> ReplicaStatus {
         let is_local = self.local.replicas().iter().any(|replica| replica.id == member.id);
-        let shown = |bound: Option<std::net::SocketAddr>, known: &str| match bound {
-            Some(bound) if is_local => bound.to_string(),
-            _ => known.to_string(),
-        };
+        let shown = |bound: Option<SocketAddr>, known: &str| where_reached(bound.filter(|_| is_local), known);
         ReplicaStatus {
             id: member.id,
             role: Role::Unknown,
@@ -162,6 +160,16 @@ impl ReplicatedCluster {
             thrift: shown(self.addresses.thrift(), &member.thrift),
             admin: shown(self.addresses.admin(), &member.admin),
         }
+    }
+}
+
+/// Where clients reach a listener: the address that the configuration gives, which may be a name,
+/// and may differ from the one where the listener is bound (`0.0.0.0`, for example). Only a port that
+/// the system chose is known from the listener alone.
+fn where_reached(bound: Option<SocketAddr>, known: &str) -> String {
+    match bound {
+        Some(bound) if known.is_empty() || known.ends_with(":0") => bound.to_string(),
+        _ => known.to_string(),
     }
 }
 
@@ -363,5 +371,19 @@ impl LocalDatabases for ReplicatedCluster {
     fn replicas(&self) -> Vec<LocalDatabase> {
         let replicas = self.local.replicas().iter();
         replicas.map(|replica| LocalDatabase { id: replica.id, reader: replica.reader.clone() }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_reached_where_the_configuration_says() {
+        let bound = Some("0.0.0.0:9190".parse().expect("an address"));
+        assert_eq!(where_reached(bound, "node-0:9190"), "node-0:9190");
+        assert_eq!(where_reached(bound, ""), "0.0.0.0:9190");
+        assert_eq!(where_reached(bound, "127.0.0.1:0"), "0.0.0.0:9190");
+        assert_eq!(where_reached(None, "127.0.0.1:0"), "127.0.0.1:0");
     }
 }
