@@ -8,6 +8,7 @@
 //! | `/status` | JSON: the cluster as this server sees it |
 //! | `/metrics` | Prometheus text |
 //! | `/rows/hash` | JSON: count and hash of rows of one family at one version, from the local database |
+//! | `/changes` | server-sent events: the changes of rows; see [`changes`] |
 //! | `/column-families` | JSON: the families that requests may name |
 //! | POST, DELETE `/column-families/NAME` | creates the family, drops it with all its rows; JSON when that is agreed |
 //! | POST `/failover` | lets another replica lead, `to=N` or the one that is furthest along; JSON when it does. A secondary
@@ -22,6 +23,7 @@
 //! While authentication is enabled, all but `/health` needs `Authorization: Bearer TOKEN`, or a
 //! client certificate. The table of [`crate::access`] says who may use which route. Every error is JSON whose field `error` says what is allowed. This interface never writes rows.
 
+mod changes;
 mod families;
 mod guard;
 mod members;
@@ -63,7 +65,7 @@ use crate::space::SpaceWatch;
 use crate::thrift_server::Pools;
 use crate::upgrade::UpgradeControl;
 
-const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash, /column-families, \
+const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash, /changes, /column-families, \
                      /column-families/NAME (POST, DELETE), /failover (POST), /upgrade/finalize (POST), /members (GET, POST) and /auth";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -124,6 +126,7 @@ fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
         Route::Status => get(status),
         Route::Metrics => get(metrics),
         Route::RowsHash => get(rows_hash),
+        Route::Changes => get(changes::stream),
         Route::ListFamilies => get(families::list),
         Route::CreateFamily => post(families::create),
         Route::DropFamily => delete(families::remove),

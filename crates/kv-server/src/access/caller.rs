@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kv_api::KvError;
 use kv_api::access::{Need, Verbs, WriteAuthority};
 
+use super::now_us;
 use super::session::{Granted, Session};
 use super::source::PolicySource;
 use super::table::Rule;
@@ -105,6 +106,11 @@ impl Caller {
             Who::Checked(granted) => Some(granted),
             Who::Server | Who::Unchecked => None,
         }
+    }
+
+    /// Whether a token has ended since it was accepted.
+    pub fn have_rights_expired(&self) -> bool {
+        self.granted().is_some_and(|granted| granted.rights.have_expired(now_us()))
     }
 
     /// The connection of the request.

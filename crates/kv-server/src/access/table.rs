@@ -107,6 +107,7 @@ pub enum Route {
     Status,
     Metrics,
     RowsHash,
+    Changes,
     ListFamilies,
     CreateFamily,
     DropFamily,
@@ -149,12 +150,13 @@ impl HttpMethod {
 
 impl Route {
     /// All routes.
-    pub const ALL: [Route; 24] = [
+    pub const ALL: [Route; 25] = [
         Route::Live,
         Route::Ready,
         Route::Status,
         Route::Metrics,
         Route::RowsHash,
+        Route::Changes,
         Route::ListFamilies,
         Route::CreateFamily,
         Route::DropFamily,
@@ -184,6 +186,7 @@ impl Route {
             Route::Status => (HttpMethod::Get, "/status"),
             Route::Metrics => (HttpMethod::Get, "/metrics"),
             Route::RowsHash => (HttpMethod::Get, "/rows/hash"),
+            Route::Changes => (HttpMethod::Get, "/changes"),
             Route::ListFamilies => (HttpMethod::Get, "/column-families"),
             Route::CreateFamily => (HttpMethod::Post, "/column-families/{name}"),
             Route::DropFamily => (HttpMethod::Delete, "/column-families/{name}"),
@@ -214,6 +217,7 @@ impl Route {
             Route::Status => "GET /status",
             Route::Metrics => "GET /metrics",
             Route::RowsHash => "GET /rows/hash",
+            Route::Changes => "GET /changes",
             Route::ListFamilies => "GET /column-families",
             Route::CreateFamily => "POST /column-families",
             Route::DropFamily => "DELETE /column-families",
@@ -243,7 +247,7 @@ impl Route {
             Route::Status | Route::Metrics | Route::ListFamilies | Route::ShowMembers => {
                 Rule::Cluster(Verb::AdminStatus)
             }
-            Route::RowsHash | Route::CreateFamily | Route::DropFamily => Rule::Operation,
+            Route::RowsHash | Route::Changes | Route::CreateFamily | Route::DropFamily => Rule::Operation,
             Route::Failover | Route::FinalizeUpgrade | Route::ChangeMembers => Rule::Cluster(Verb::AdminMember),
             Route::ShowAccess
             | Route::CheckAccess
@@ -263,7 +267,8 @@ impl Route {
     /// As [`recorded_as`].
     pub fn recorded_as(self) -> Option<Kind> {
         match self {
-            Route::Live | Route::Ready => None,
+            // Each poll of a stream of changes is recorded by itself.
+            Route::Live | Route::Ready | Route::Changes => None,
             Route::Status
             | Route::Metrics
             | Route::RowsHash

@@ -33,7 +33,11 @@ impl UnifiedThriftHandler {
         // With little room it is enough to learn whether there is more.
         let is_cut = may_wait && asked > room;
         poll.max_bytes = Some(if is_cut { room } else { asked });
-        let polled = self.core.poll_changes(poll, may_wait, context).await.and_then(|polled| {
+        let poll = async {
+            self.after_own_writes(context).await?;
+            self.core.poll_changes(poll, may_wait, context).await
+        };
+        let polled = poll.await.and_then(|polled| {
             let bytes: usize = polled.changes.changes.iter().map(bytes_of).sum();
             let has_room = bytes + ENVELOPE_BYTES <= terms.room_bytes;
             let is_less = is_cut && polled.changes.has_more && !polled.changes.changes.is_empty();
@@ -58,7 +62,11 @@ impl UnifiedThriftHandler {
             max_wait_ms: if is_first_try(terms) { max_wait_ms } else { Some(0) },
             cluster_id,
         };
-        let watched = self.core.watch_keys(request, context).await.and_then(|watched| {
+        let watch = async {
+            self.after_own_writes(context).await?;
+            self.core.watch_keys(request, context).await
+        };
+        let watched = watch.await.and_then(|watched| {
             let Watched { changed, through, oldest, cluster_id } = watched;
             let size = |key: &KeyRef| key.key.len() + key.column_family.len() + VERSION_BYTES;
             if changed.iter().map(size).sum::<usize>() + ENVELOPE_BYTES > terms.room_bytes {

@@ -145,6 +145,10 @@ impl ClusterView for Nobody {
     async fn snapshot(&self) -> ClusterSnapshot {
         unreachable!("nobody asks for the cluster")
     }
+
+    fn cluster_id(&self) -> Option<String> {
+        None
+    }
 }
 
 impl LocalDatabases for Nobody {

@@ -79,7 +79,6 @@ struct PreparedValues<'e> {
     prepared: PreparedBatch<'e>,
     outcomes: Vec<Bytes>,
     next: &'e mut Sequence,
-    reader: &'e LocalReader,
 }
 
 impl ExecutedBatch for PreparedValues<'_> {
@@ -88,10 +87,9 @@ impl ExecutedBatch for PreparedValues<'_> {
     }
 
     fn commit(self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
-        let PreparedValues { prepared, outcomes, next, reader } = *self;
+        let PreparedValues { prepared, outcomes, next } = *self;
         prepared.commit(StateBlob { sequence: sealed.sequence.0, blob: sealed.state }).map_err(failed)?;
         *next = sealed.sequence.next();
-        reader.applied_advanced();
         Ok(outcomes)
     }
 }
@@ -105,7 +103,7 @@ impl ExecutionNotifier for KvStoreExecutor {
         let level = values.last().map_or(self.database.level(), |value| value.feature_level.0);
         let prepared = self.database.prepare_at(&writes, level).map_err(failed)?;
         let outcomes = prepared.verdicts().iter().map(encode_verdict).collect();
-        Ok(Box::new(PreparedValues { prepared, outcomes, next: &mut self.next, reader: &self.reader }))
+        Ok(Box::new(PreparedValues { prepared, outcomes, next: &mut self.next }))
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {

@@ -81,10 +81,12 @@ impl LocalReader {
     pub fn new(database: Arc<TransactionalKvDatabase>, slots: ReadSlots) -> Self {
         let revision = Arc::<RevisionBoard>::default();
         database.show_revision_on(revision.clone());
+        let applied = Arc::<Notify>::default();
+        notify_of(&database, &applied);
         LocalReader {
             live: Arc::new(RwLock::new(database)),
             revision,
-            applied: Arc::new(Notify::new()),
+            applied,
             slots,
             changes: Arc::new(ChangeHub::new()),
         }
@@ -99,6 +101,7 @@ impl LocalReader {
     /// be older.
     pub fn switch(&self, database: Arc<TransactionalKvDatabase>) -> Arc<TransactionalKvDatabase> {
         database.show_revision_on(self.revision.clone());
+        notify_of(&database, &self.applied);
         std::mem::replace(&mut *self.live.write().unwrap_or_else(PoisonError::into_inner), database)
     }
 
@@ -122,8 +125,8 @@ impl LocalReader {
         self.applied.notified()
     }
 
-    /// Wakes the readers that wait for a version. The applying thread must call this after each
-    /// apply.
+    /// Wakes the readers that wait for a version. Each database does so after a batch; whoever
+    /// replaces the live one must, too.
     pub fn applied_advanced(&self) {
         self.applied.notify_waiters();
     }
@@ -197,6 +200,12 @@ impl LocalReader {
         }
         self.slots.run(deadline, move |waits| database.range_at_while(&query, version, waits)).await
     }
+}
+
+/// Each batch of the database wakes those who wait.
+fn notify_of(database: &TransactionalKvDatabase, applied: &Arc<Notify>) {
+    let applied = applied.clone();
+    database.on_applied(move || applied.notify_waiters());
 }
 
 fn is_short(query: &RangeQuery) -> bool {

@@ -86,7 +86,7 @@ impl KvServiceCore {
         may_wait: bool,
         context: &RequestContext,
     ) -> Result<Polled, KvError> {
-        let cluster_id = self.check_cluster(request.cluster_id.as_deref()).await?;
+        let cluster_id = self.check_cluster(request.cluster_id.as_deref())?;
         let mut query = self.changes_query(request)?;
         if !may_wait {
             query.max_wait = Duration::ZERO;
@@ -97,7 +97,7 @@ impl KvServiceCore {
 
     /// Answers with the keys that changed after a version, as soon as one has.
     pub async fn watch_keys(&self, request: WatchRequest, context: &RequestContext) -> Result<Watched, KvError> {
-        let cluster_id = self.check_cluster(request.cluster_id.as_deref()).await?;
+        let cluster_id = self.check_cluster(request.cluster_id.as_deref())?;
         let (keys, most) = (request.keys.len(), MAX_KEYS);
         if keys == 0 || keys > most {
             return Err(KvError::InvalidOperation(format!("{keys} keys to watch; allowed: 1 to {most}")));
@@ -178,7 +178,7 @@ impl KvServiceCore {
     }
 
     /// Refuses versions of another cluster, and returns the id of this one.
-    pub async fn check_cluster(&self, expected: Option<&str>) -> Result<Option<String>, KvError> {
+    pub fn check_cluster(&self, expected: Option<&str>) -> Result<Option<String>, KvError> {
         let found = self.parts.cluster.cluster_id();
         match expected {
             Some(expected) if !expected.is_empty() && found.as_deref() != Some(expected) => {

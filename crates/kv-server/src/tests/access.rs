@@ -48,7 +48,7 @@ impl Guarded {
     }
 
     /// A change that must succeed.
-    async fn post(&self, token: Option<u64>, path: &str) {
+    pub(super) async fn post(&self, token: Option<u64>, path: &str) {
         let (status, body) = self.ask(HttpMethod::Post, token, path).await;
         assert_eq!(status, StatusCode::OK, "{path}: {body}");
     }
@@ -59,7 +59,7 @@ impl Guarded {
     }
 
     /// Creates a user whose role has these grants, and its token.
-    async fn user(&self, name: &str, id: u64, grants: &[&str]) {
+    pub(super) async fn user(&self, name: &str, id: u64, grants: &[&str]) {
         let encoded = |grant: &&str| format!("grant={}", grant.replace(' ', "%20").replace('\\', "%5C"));
         let grants: Vec<String> = grants.iter().map(encoded).collect();
         self.post(Some(1), &format!("/auth/roles/of-{name}?{}", grants.join("&"))).await;
@@ -102,6 +102,8 @@ fn code(reply: &ThriftReply) -> Option<String> {
         ThriftReply::GetNodeInfo(reply) => reply.error_code.clone(),
         ThriftReply::PinSnapshot(reply) => reply.error_code.clone(),
         ThriftReply::UnpinSnapshot(reply) => reply.error_code.clone(),
+        ThriftReply::PollChanges(reply) => reply.error_code.clone(),
+        ThriftReply::WatchKeys(reply) => reply.error_code.clone(),
         ThriftReply::Exception(exception) => Some(format!("exception: {exception}")),
     }
 }

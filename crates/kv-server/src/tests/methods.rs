@@ -335,6 +335,8 @@ pub(super) fn every_call() -> Vec<ThriftCall> {
         wire::GetNodeInfoRequest { auth_token: None, node_id: None }.into(),
         wire::PinSnapshotRequest { read_version: 1, ttl_ms: None, auth_token: None }.into(),
         wire::UnpinSnapshotRequest { read_version: 1, auth_token: None }.into(),
+        super::changes::poll(1, 0).into(),
+        super::changes::watch(b"k", 1, 0).into(),
     ]
 }
 

@@ -4,6 +4,7 @@
 mod access;
 mod admin;
 mod breaking_off;
+mod changes;
 mod client;
 mod commits;
 mod families;

@@ -46,6 +46,8 @@ pub(super) struct Core {
     pub enabled_revision: AtomicU64,
     /// Where that revision is shown as well.
     pub revision_board: OnceLock<Arc<RevisionBoard>>,
+    /// Is told after each batch that readers see it.
+    pub applied_listener: OnceLock<AppliedListener>,
     /// The feature level.
     pub level: AtomicU64,
     /// The newest version that readers see.
@@ -65,6 +67,9 @@ pub(super) struct Core {
 /// Shows the revision of the live database's policy if it is enabled, otherwise 0. A reader of databases that replace
 /// each other asks it without looking for the live one.
 pub type RevisionBoard = std::sync::atomic::AtomicU64;
+
+/// Called on the writing thread: it must be quick.
+pub(super) type AppliedListener = Box<dyn Fn() + Send + Sync>;
 
 pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
@@ -108,6 +113,7 @@ impl Core {
             families: RwLock::new(Arc::new(state.families.names())),
             enabled_revision: AtomicU64::new(enabled_revision(&state.policy)),
             revision_board: OnceLock::new(),
+            applied_listener: OnceLock::new(),
             policy: RwLock::new(state.policy.clone()),
             oldest_readable: AtomicU64::new(state.window.oldest_readable()),
             level: AtomicU64::new(u64::from(level)),
@@ -233,6 +239,9 @@ impl Core {
         self.remembered_ids.store(state.remembered_ids(), Ordering::Relaxed);
         self.oldest_readable.store(state.window.oldest_readable(), Ordering::Release);
         self.applied.store(counters.version, Ordering::Release);
+        if let Some(tell) = self.applied_listener.get() {
+            tell();
+        }
     }
 }
 

@@ -291,6 +291,12 @@ impl TransactionalKvDatabase {
         self.core.write_on_board();
     }
 
+    /// Calls `tell` after each batch from now on, when readers see it. The call is made on the writing
+    /// thread, and must be quick. A database has one listener.
+    pub fn on_applied(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _first = self.core.applied_listener.set(Box::new(tell));
+    }
+
     /// Existing column families in order, without the default one.
     pub fn column_families(&self) -> Arc<Vec<String>> {
         read(&self.core.families).clone()

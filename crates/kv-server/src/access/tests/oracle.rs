@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kv_api::access::{AccessCommand, Grant, SetRole, Verb};
 use kv_api::{
-    AtomicCommit, CommitResult, KeyRange, KeyRef, KeySelector, KvError, KvOperation, KvOutcome, MutationKind,
-    RangeQuery, Row, Rows, Version, atomic,
+    AtomicCommit, Change, Changes, ChangesQuery, CommitResult, Effect, FamilyEffect, KeyRange, KeyRef, KeySelector,
+    KvError, KvOperation, KvOutcome, MutationKind, RangeQuery, Row, Rows, Version, atomic,
 };
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -25,7 +25,9 @@ use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases
 use crate::fault_injection::FaultInjector;
 use crate::metrics::ServerMetrics;
 use crate::router::{RequestContext, RequestRouter};
-use crate::service_core::{CommitRequest, CoreParts, KvServiceCore, OperationRequest, RangeRequest};
+use crate::service_core::{
+    CommitRequest, CoreParts, KvServiceCore, OperationRequest, PollRequest, RangeRequest, WatchRequest,
+};
 
 const ALPHABET: [u8; 4] = [0, b'a', b'b', 0xff];
 const FAMILIES: [&str; 2] = ["", "f"];
@@ -85,6 +87,29 @@ impl ModelRouter {
         let has_more = found.len() > limit;
         found.truncate(limit);
         Rows { rows: found, has_more }
+    }
+
+    /// Every row of the ranges changed just now.
+    fn changes(model: &Model, query: &ChangesQuery) -> Changes {
+        let asked = |family: &str, key: &[u8]| {
+            query.ranges.is_empty()
+                || query.ranges.iter().any(|range| {
+                    range.column_family == family
+                        && *range.begin <= *key
+                        && range.end.as_ref().is_none_or(|end| *key < **end)
+                })
+        };
+        let touched = model.iter().filter(|((family, key), _)| asked(family, key));
+        let effect = |((family, key), cell): (&Place, &Cell)| {
+            let key = Bytes::from(key.clone());
+            let effect = match cell.value.clone() {
+                Some(value) => Effect::Set { key, value },
+                None => Effect::Delete { key },
+            };
+            FamilyEffect { column_family: family.clone(), effect }
+        };
+        let change = Change { version: Version(COMMIT_VERSION), time_us: 0, effects: touched.map(effect).collect() };
+        Changes { changes: vec![change], through: Version(COMMIT_VERSION), has_more: false, oldest: Version(1) }
     }
 
     fn conflict(model: &Model, commit: &AtomicCommit) -> Option<KeyRef> {
@@ -163,6 +188,7 @@ impl RequestRouter for ModelRouter {
             KvOperation::ChangeFamily(_) | KvOperation::ChangeAccess(_) => {
                 Ok(KvOutcome::Committed(CommitResult::default()))
             }
+            KvOperation::ReadChanges(query) => Ok(KvOutcome::Changes(Self::changes(&model, query))),
             KvOperation::ClockTick => panic!("no request makes it"),
         }
     }
@@ -175,6 +201,10 @@ impl ClusterView for Nobody {
     async fn snapshot(&self) -> ClusterSnapshot {
         unreachable!("nobody asks for the cluster")
     }
+
+    fn cluster_id(&self) -> Option<String> {
+        None
+    }
 }
 
 impl LocalDatabases for Nobody {
@@ -186,13 +216,42 @@ impl LocalDatabases for Nobody {
 /// A request, as every interface can make it.
 #[derive(Clone, Debug)]
 enum Request {
-    Get { family: String, key: Vec<u8>, at: At },
-    Range { range: RangeRequest, at: At },
-    Set { family: String, key: Vec<u8> },
-    Delete { family: String, key: Vec<u8> },
-    StampedKey { family: String, buffer: Vec<u8> },
-    StampedValue { family: String, key: Vec<u8> },
+    Get {
+        family: String,
+        key: Vec<u8>,
+        at: At,
+    },
+    Range {
+        range: RangeRequest,
+        at: At,
+    },
+    Set {
+        family: String,
+        key: Vec<u8>,
+    },
+    Delete {
+        family: String,
+        key: Vec<u8>,
+    },
+    StampedKey {
+        family: String,
+        buffer: Vec<u8>,
+    },
+    StampedValue {
+        family: String,
+        key: Vec<u8>,
+    },
     Commit(CommitRequest),
+    /// Without a family: everything.
+    Poll {
+        family: Option<String>,
+        begin: Vec<u8>,
+        end: Option<Vec<u8>>,
+    },
+    WatchKey {
+        family: String,
+        key: Vec<u8>,
+    },
     CreateFamily,
     DropFamily,
 }
@@ -234,6 +293,17 @@ async fn run(core: &KvServiceCore, request: Request, context: &RequestContext) -
             show(&core.set_versionstamped_value(key.into(), buffer, Some(family), context).await?)
         }
         Request::Commit(commit) => show(&core.atomic_commit(commit, context).await?),
+        Request::Poll { family, begin, end } => {
+            let range = family.map(|family| (Some(family), Some(begin.into()), end.map(Bytes::from)));
+            let ranges = range.into_iter().collect();
+            let request = PollRequest { after_version: version, ranges, ..PollRequest::default() };
+            show(&core.poll_changes(request, true, context).await?)
+        }
+        Request::WatchKey { family, key } => {
+            let keys = vec![(Some(family), key.into())];
+            let request = WatchRequest { keys, at_version: version, ..WatchRequest::default() };
+            show(&core.watch_keys(request, context).await?)
+        }
         Request::CreateFamily => show(&core.create_family("f", context).await?),
         Request::DropFamily => show(&core.drop_family("f", context).await?),
     })
@@ -271,6 +341,24 @@ fn uses(request: &Request) -> Option<Vec<Use>> {
             universe().iter().chain([&behind]).filter(inside).map(|key| one(Verb::Read, &family, key)).collect()
         }
         Request::Commit(commit) => commit_uses(commit),
+        Request::Poll { family, begin, end } => {
+            let inside = |key: &&Vec<u8>| **key >= *begin && end.as_ref().is_none_or(|end| *key < end);
+            // A grant can end at the greatest of these keys, so one more stands for all behind it.
+            let all: Vec<Vec<u8>> = universe().into_iter().chain([vec![0xff; 9]]).collect();
+            let keys: Vec<&Vec<u8>> = all.iter().filter(inside).collect();
+            let nothing = Some(begin) == end.as_ref() && family.is_some();
+            let verbs = [Verb::Watch, Verb::Read].into_iter();
+            verbs
+                .flat_map(|verb| {
+                    let keys = keys.iter().filter(|_| !nothing).map(|key| Some((*key).clone()));
+                    let keys = keys.chain(nothing.then_some(None));
+                    keys.map(move |key| (verb, family.clone(), key)).collect::<Vec<Use>>()
+                })
+                .collect()
+        }
+        Request::WatchKey { family, key } => {
+            vec![one(Verb::Watch, family, key), one(Verb::Read, family, key)]
+        }
         // The verb of families is not granted here.
         Request::CreateFamily | Request::DropFamily => vec![(Verb::AdminFamily, Some("f".into()), None)],
     })
@@ -355,7 +443,7 @@ fn a_family() -> impl Strategy<Value = String> {
 fn a_grant() -> impl Strategy<Value = Grant> {
     let families = proptest::sample::subsequence(FAMILIES.map(str::to_owned).to_vec(), 0..=2);
     let ends = prop_oneof![2 => (an_end(), proptest::option::of(an_end())), 1 => Just((Vec::new(), None))];
-    (1u32..4, families, ends).prop_map(|(verbs, families, (begin, end))| Grant {
+    (1u32..8, families, ends).prop_map(|(verbs, families, (begin, end))| Grant {
         verbs,
         all_families: families.is_empty(),
         families,
@@ -479,6 +567,12 @@ fn a_request() -> impl Strategy<Value = Request> {
         1 => (a_family(), a_stamped_key()).prop_map(|(family, (buffer, _))| Request::StampedKey { family, buffer }),
         1 => (a_family(), a_key()).prop_map(|(family, key)| Request::StampedValue { family, key }),
         6 => a_commit().prop_map(Request::Commit),
+        3 => (a_family(), an_end(), proptest::option::of(an_end())).prop_map(|(family, begin, end)| match end {
+            Some(end) if end < begin => Request::Poll { family: Some(family), begin: end, end: Some(begin) },
+            end => Request::Poll { family: Some(family), begin, end },
+        }),
+        1 => Just(Request::Poll { family: None, begin: Vec::new(), end: None }),
+        1 => (a_family(), a_key()).prop_map(|(family, key)| Request::WatchKey { family, key }),
         1 => Just(Request::CreateFamily),
         1 => Just(Request::DropFamily),
     ]

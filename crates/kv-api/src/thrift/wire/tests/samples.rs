@@ -112,6 +112,19 @@ pub fn calls() -> Vec<ThriftCall> {
         GetNodeInfoRequest::new(text("token"), 2).into(),
         PinSnapshotRequest::new(5, 60_000, text("token")).into(),
         UnpinSnapshotRequest::new(5, text("token")).into(),
+        PollChangesRequest::new(
+            5,
+            vec![ChangeRange::new(text("f"), b"a".to_vec(), b"b".to_vec()), ChangeRange::new(None, None, None)],
+            30_000,
+            1_000_000,
+            7,
+            false,
+            text("cluster"),
+            text("token"),
+        )
+        .into(),
+        WatchKeysRequest::new(vec![KeyRef::new(b"k".to_vec(), text("f"))], 5, 30_000, text("cluster"), text("token"))
+            .into(),
     ]
 }
 
@@ -156,5 +169,42 @@ pub fn replies() -> Vec<ThriftReply> {
         GetNodeInfoResponse::new(true, node(), error(), code()).into(),
         PinSnapshotResponse::new(true, error(), 99, code(), None).into(),
         UnpinSnapshotResponse::new(true, error(), code()).into(),
+        PollChangesResponse {
+            success: true,
+            error: error(),
+            changes: vec![ChangedVersion::new(
+                7,
+                1_000,
+                vec![
+                    ChangeOperation::new(
+                        "set".to_owned(),
+                        b"k".to_vec(),
+                        b"\0\xff".to_vec(),
+                        b"l".to_vec(),
+                        text("f"),
+                        text("family_dropped"),
+                    ),
+                    ChangeOperation::new("delete".to_owned(), b"k".to_vec(), None, None, None, None),
+                ],
+            )],
+            through_version: 9,
+            has_more: true,
+            oldest_version: Some(3),
+            cluster_id: text("cluster"),
+            error_code: code(),
+            leader_endpoint: leader(),
+        }
+        .into(),
+        WatchKeysResponse {
+            success: true,
+            error: error(),
+            changed: vec![KeyRef::new(b"k".to_vec(), None)],
+            through_version: 9,
+            oldest_version: Some(3),
+            cluster_id: text("cluster"),
+            error_code: code(),
+            leader_endpoint: leader(),
+        }
+        .into(),
     ]
 }
