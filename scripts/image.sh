@@ -23,7 +23,7 @@ while [ "$#" -gt 0 ]; do
     --program) program="${2:?--program needs a file}" && shift 2 ;;
     --output) output="${2:?--output needs a folder}" && shift 2 ;;
     --root) root="${2:?--root needs a folder}" && shift 2 ;;
-    *) die "unknown argument $1; allowed are --program FILE, --output DIR and --root DIR" ;;
+    *) die "unknown argument $1; allowed: --program FILE, --output DIR and --root DIR" ;;
     esac
 done
 output="$(realpath -m "${output:-$CARGO_TARGET_DIR/image}")"

@@ -18,7 +18,7 @@ while [ "$#" -gt 0 ]; do
     case "$1" in
     --program) program="${2:?--program needs a file}" && shift 2 ;;
     --output) output="${2:?--output needs a folder}" && shift 2 ;;
-    *) die "unknown argument $1; allowed are --program FILE and --output DIR" ;;
+    *) die "unknown argument $1; allowed: --program FILE and --output DIR" ;;
     esac
 done
 output="$(realpath -m "${output:-$CARGO_TARGET_DIR/debian}")"

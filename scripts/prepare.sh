@@ -1,9 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: prepares a machine for a build.
 #
-# Owns the system packages, and the one target directory and profile of all builds. RocksDB is compiled from C++ source, some
-# 20 minutes on two cores, once per profile and target directory: so there is exactly one of each, outside the clone, where a
-# fresh checkout finds it again.
+# Owns the system packages, and the one target directory and profile of all builds, outside the clone, where a fresh checkout
+# finds them again. So it does RocksDB: see scripts/rocksdb.sh.
 
 export CARGO_TARGET_DIR="${SYNODKV_TARGET_DIR:-$HOME/.cache/synodkv/target}"
 
@@ -88,10 +87,18 @@ require_cargo() {
     command -v cargo >/dev/null || die "cargo not found: install Rust 1.89 or later (https://rustup.rs), then start this script again"
 }
 
-hint_first_build() {
-    if ! compgen -G "$CARGO_TARGET_DIR/release/build/librocksdb-sys-*/out/librocksdb.a" >/dev/null; then
-        say "first build into $CARGO_TARGET_DIR: RocksDB is compiled from source, about 20 minutes on two cores"
+# RocksDB is compiled once, and then found by every build, whatever its target directory. ROCKSDB_LIB_DIR names another library
+# of the same version; ROCKSDB_COMPILE=1 leaves the compilation to cargo, as it was before.
+use_rocksdb() {
+    if [ -n "${ROCKSDB_LIB_DIR:-}" ] || [ "${ROCKSDB_COMPILE:-}" = 1 ]; then
+        return 0
     fi
+    # Of a target directory that has compiled it already.
+    if compgen -G "$CARGO_TARGET_DIR/release/build/librocksdb-sys-*/out/librocksdb.a" >/dev/null; then
+        return 0
+    fi
+    ROCKSDB_LIB_DIR="$(scripts/rocksdb.sh)" || die "RocksDB could not be compiled; ROCKSDB_COMPILE=1 leaves it to cargo"
+    export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 }
 
 # For `synodkv --version --verbose`. Only packages name the commit: another one would be another build.
@@ -102,7 +109,7 @@ name_commit() {
 
 # Always builds the whole workspace: a part of it may choose other features, and RocksDB would be built again.
 build_release() {
-    hint_first_build
+    use_rocksdb
     say "building (cargo build --release --workspace)"
     cargo build --release --workspace --locked
 }

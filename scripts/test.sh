@@ -88,7 +88,7 @@ check_interoperability() {
 install_system_packages build python thrift
 require_cargo
 if [ "$#" -gt 0 ]; then
-    hint_first_build
+    use_rocksdb
     run_tests "$@"
     exit 0
 fi

@@ -1,4 +1,4 @@
-//! Files that packages install beside the program: completions for shells (`completion`) and man
+//! Files that packages install with the program: completions for shells (`completion`) and man
 //! pages (`man`). Both are made from the command line itself, so they cannot disagree with it.
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a server tells the service manager that started it (systemd, `Type=notify`), over the
+//! The messages of a server to the service manager that started it (systemd, `Type=notify`), over the
 //! datagram socket in `NOTIFY_SOCKET`.
 //!
 //! | message | when |

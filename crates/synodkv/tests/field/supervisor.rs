@@ -49,7 +49,7 @@ fn the_service_manager_learns_of_the_start_the_readiness_and_the_end_in_this_ord
         server.surround(|setup| setup.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "300000"));
         server.start();
         manager.until("it is ready", |line| line == "READY=1");
-        // Who hears READY=1 may connect.
+        // From then on clients can connect.
         assert_eq!(server.get("/health/live").await.expect("an answer").0, 200);
         manager.until("its mode", |line| line == "STATUS=standalone");
         for _ in 0..5 {
