@@ -188,6 +188,7 @@ impl FrontEnd {
             upgrade,
             members,
             budget,
+            settings: config.shared_settings(),
             pools: thrift.pools(),
         };
         Ok(FrontEnd {

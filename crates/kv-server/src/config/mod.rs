@@ -15,6 +15,7 @@ mod consistency;
 mod error;
 mod insecure;
 mod settings;
+mod shared;
 mod sources;
 #[cfg(test)]
 mod tests;
