@@ -34,7 +34,7 @@ mod users;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
@@ -44,7 +44,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router};
 use kv_api::access::{AccessCommand, Keys, Need, Verb};
 use kv_api::{DEFAULT_COLUMN_FAMILY, KvError, Version};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 pub use serving::bind;
@@ -60,7 +60,7 @@ use crate::metrics::ServerMetrics;
 use crate::order::OrderError;
 use crate::problems::Problems;
 use crate::router::RequestContext;
-use crate::service_core::KvServiceCore;
+use crate::service_core::{KvServiceCore, micros_since_1970};
 use crate::space::SpaceWatch;
 use crate::thrift_server::Pools;
 use crate::upgrade::UpgradeControl;
@@ -100,6 +100,8 @@ pub struct AdminInterface {
     pub members: Arc<dyn MemberControl>,
     /// For `/status`.
     pub budget: Budget,
+    /// For `/status`: the settings that all servers should have in common.
+    pub settings: Map<String, Value>,
     /// The memory budgets of requests and replies, with their present use.
     pub pools: Pools,
 }
@@ -256,6 +258,9 @@ fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
     let level = interface.upgrade.level();
     json!({
         "mode": cluster.mode,
+        "version": env!("CARGO_PKG_VERSION"),
+        "time_ms": micros_since_1970(SystemTime::now()) / 1000,
+        "settings": interface.settings,
         "cluster_id": cluster.cluster_id,
         "cluster_status": cluster.cluster_status(),
         "node_id": cluster.node_id,

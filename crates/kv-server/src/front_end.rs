@@ -193,6 +193,7 @@ impl FrontEnd {
             upgrade,
             members,
             budget,
+            settings: config.shared_settings(),
             pools: thrift.pools(),
         };
         Ok(FrontEnd {

@@ -53,12 +53,16 @@ pub fn tls() -> Result<Option<Tls>, Failure> {
 
 /// The token of this process, if it has one.
 pub fn token() -> Result<Option<Token>, Failure> {
+    token_file()?.as_deref().map(read_token).transpose()
+}
+
+/// The file with that token.
+pub fn token_file() -> Result<Option<PathBuf>, Failure> {
     let given = given();
-    let file = match given.token_file {
-        Some(file) => Some(file),
-        None => given.profile()?.token_file,
-    };
-    file.as_deref().map(read_token).transpose()
+    match given.token_file {
+        Some(file) => Ok(Some(file)),
+        None => Ok(given.profile()?.token_file),
+    }
 }
 
 /// Reads a token from its file.

@@ -13,6 +13,7 @@ use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
 use crate::cert::CertArgs;
 use crate::convert::ConvertArgs;
+use crate::doctor::DoctorArgs;
 use crate::family::FamilyArgs;
 use crate::generate::{CompletionArgs, ManArgs};
 use crate::health::HealthArgs;
@@ -59,6 +60,7 @@ pub enum Command {
     Serve(ServeArgs),
     Status(StatusArgs),
     Health(HealthArgs),
+    Doctor(DoctorArgs),
     Failover(FailoverArgs),
     Member(MemberArgs),
     Join(JoinArgs),

@@ -17,6 +17,7 @@ mod cert;
 mod cli;
 mod convert;
 mod data;
+mod doctor;
 mod failover;
 mod failure;
 mod family;
@@ -118,6 +119,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Upgrade(args) => on_one_thread()?.block_on(upgrade::run(args)),
         Command::Family(args) => on_one_thread()?.block_on(family::run(args)),
         Command::Auth(args) => on_one_thread()?.block_on(auth::run(args)),
+        Command::Doctor(args) => on_one_thread()?.block_on(doctor::run(args)),
         Command::Health(args) => on_one_thread()?.block_on(health::run(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),

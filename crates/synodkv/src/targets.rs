@@ -93,6 +93,11 @@ impl AdminTarget {
     pub fn addresses(&self) -> Result<Vec<String>, Failure> {
         choose("--admin", &self.given_admin, || Ok(access::profile()?.admin), "127.0.0.1:9190")
     }
+
+    /// These addresses, or others if the user gave none.
+    pub fn or(self, others: Vec<String>) -> Self {
+        if self.given_admin.is_empty() { AdminTarget { given_admin: others } } else { self }
+    }
 }
 
 /// The addresses of the admin servers, for commands whose `--admin` is the address of a new member.

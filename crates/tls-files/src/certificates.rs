@@ -104,6 +104,11 @@ impl ReadCertificate {
         Ok(ReadCertificate { der, parsed })
     }
 
+    /// From when until when it is valid.
+    pub fn validity(&self) -> Option<Validity> {
+        Validity::of(std::slice::from_ref(&self.der))
+    }
+
     /// The names of its owner.
     pub fn names(&self) -> Names {
         Names::of(&self.der).unwrap_or_default()

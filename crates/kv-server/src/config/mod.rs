@@ -16,6 +16,7 @@ mod consistency;
 mod error;
 mod insecure;
 mod settings;
+mod shared;
 mod sources;
 #[cfg(test)]
 mod tests;
