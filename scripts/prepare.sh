@@ -93,10 +93,6 @@ use_rocksdb() {
     if [ -n "${ROCKSDB_LIB_DIR:-}" ] || [ "${ROCKSDB_COMPILE:-}" = 1 ]; then
         return 0
     fi
-    # Of a target directory that has compiled it already.
-    if compgen -G "$CARGO_TARGET_DIR/release/build/librocksdb-sys-*/out/librocksdb.a" >/dev/null; then
-        return 0
-    fi
     ROCKSDB_LIB_DIR="$(scripts/rocksdb.sh)" || die "RocksDB could not be compiled; ROCKSDB_COMPILE=1 leaves it to cargo"
     export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
 }
