@@ -251,3 +251,48 @@ fn a_new_history_has_no_changes_from_before() {
         assert_eq!(changes.iter().map(|change| change.version.0).collect::<Vec<_>>(), [begin.0 + 1]);
     }
 }
+
+/// The processor time of this thread.
+fn thread_time() -> std::time::Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    let nanoseconds = text.split_whitespace().next().and_then(|number| number.parse().ok());
+    std::time::Duration::from_nanos(nanoseconds.expect("a number"))
+}
+
+/// What the journal adds to the work of the writing thread, per put, for batches of several sizes.
+/// A server does about as much again for each put elsewhere, so its share there is smaller. Run it with `cargo test --release -p kv-store --test changes -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_put_costs_with_and_without_the_journal() {
+    const PUTS: u64 = 100_000;
+    for batch in [1, 10, 100] {
+        let mut costs = [0.0f64; 2];
+        for round in 0..6 {
+            let journal = (round % 2 == 1).then(JournalOptions::default);
+            let place = place::all(Durability::UntilFlush).pop().expect("an engine");
+            let database = place.open_with(StoreOptions { journal, ..options() });
+            let value = "v".repeat(100);
+            let writes: Vec<Vec<TimedWrite>> = (0..PUTS / batch)
+                .map(|number| {
+                    let put = |place: u64| {
+                        commit([set(&format!("user{:012}", (number * batch + place) * 7919 % PUTS), &value)])
+                    };
+                    (0..batch)
+                        .map(|place| TimedWrite { time_us: number, write: LoggedWrite::commit(put(place)) })
+                        .collect()
+                })
+                .collect();
+            let began = thread_time();
+            for (number, writes) in writes.iter().enumerate() {
+                let blob = StateBlob { sequence: number as u64 + 1, blob: Bytes::new() };
+                let _ = database.prepare(writes).unwrap().commit(blob).unwrap();
+            }
+            let cost = (thread_time() - began).as_secs_f64() * 1e6 / PUTS as f64;
+            let least = &mut costs[round % 2];
+            *least = if *least == 0.0 { cost } else { least.min(cost) };
+        }
+        let [without, with] = costs;
+        println!("batches of {batch}: {without:.2} µs per put without, {with:.2} µs with: {:+.2} µs", with - without);
+        assert!(with < 3.0 * without, "that is far too much");
+    }
+}

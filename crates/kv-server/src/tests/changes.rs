@@ -46,16 +46,14 @@ fn keys(response: &wire::PollChangesResponse) -> Vec<(i64, Vec<Vec<u8>>)> {
     response.changes.iter().map(of_version).collect()
 }
 
-/// Polls that wait now, as the metrics say.
-async fn waiting(server: &TestServer) -> u64 {
-    let page = reqwest::get(server.url("/metrics")).await.expect("HTTP").text().await.expect("text");
-    let line = page.lines().find(|line| line.starts_with("synodkv_changes_waiting_polls{")).expect("the metric");
-    line.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+/// Polls that wait now.
+fn waiting(server: &TestServer) -> u64 {
+    server.manager.front_end().core().replicas().replicas()[0].reader.hub().statistics().waiting
 }
 
 async fn until_waiting(server: &TestServer, polls: u64) {
     let began = Instant::now();
-    while waiting(server).await != polls {
+    while waiting(server) != polls {
         assert!(began.elapsed() < PATIENCE, "{polls} polls do not wait");
         tokio::task::yield_now().await;
     }
@@ -104,7 +102,7 @@ async fn a_poll_waits_for_a_change_that_concerns_it_and_no_longer() {
     until_waiting(&server, 1).await;
     assert!(writer.call(set(b"a", b"1")).await.success);
     assert!(writer.call(set(b"n", b"1")).await.success);
-    assert_eq!(waiting(&server).await, 1, "neither concerns it");
+    assert_eq!(waiting(&server), 1, "neither concerns it");
     assert!(writer.call(set(b"m1", b"1")).await.success);
     let reply = tokio::time::timeout(PATIENCE, waits).await.expect("it is woken").expect("no panic");
     assert_eq!(keys(&reply), [(4, vec![b"m1".to_vec()])]);
@@ -154,6 +152,22 @@ async fn a_stopping_server_lets_nobody_wait() {
     assert!(began.elapsed() < Duration::from_secs(10));
     let reply = waits.await.expect("no panic");
     assert_eq!((keys(&reply), reply.through_version), (vec![], 1));
+}
+
+#[tokio::test]
+async fn the_metrics_show_the_journal_and_the_polls() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    assert!(client.call(set(b"a", b"1")).await.success);
+    assert!(client.call(poll(1, 0)).await.success);
+    let page = reqwest::get(server.url("/metrics")).await.expect("HTTP").text().await.expect("text");
+    let value = |name: &str| {
+        let line =
+            page.lines().find(|line| line.starts_with(&format!("synodkv_changes_{name}{{"))).expect("the metric");
+        line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok()).expect("a number")
+    };
+    assert!(value("journal_bytes") > 50);
+    assert_eq!((value("oldest_version"), value("waiting_polls"), value("polls_total")), (1, 0, 1));
 }
 
 #[tokio::test]
@@ -222,7 +236,7 @@ async fn keys_are_watched_until_one_changes() {
     let waits = tokio::spawn(async move { waiter.call(asked).await });
     until_waiting(&server, 1).await;
     assert!(writer.call(set(b"b", b"1")).await.success);
-    assert_eq!(waiting(&server).await, 1, "that is another family");
+    assert_eq!(waiting(&server), 1, "that is another family");
     let users = Some("users".to_string());
     assert!(writer.call(wire::SetRequest { column_family: users.clone(), ..set(b"b", b"1") }).await.success);
     let reply = tokio::time::timeout(PATIENCE, waits).await.expect("it is woken").expect("no panic");

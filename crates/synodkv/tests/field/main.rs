@@ -15,6 +15,7 @@ mod thrift;
 mod waiting;
 
 mod access;
+mod changes;
 mod configuration;
 #[cfg(feature = "rocksdb")]
 mod convert;
