@@ -246,12 +246,16 @@ impl Target {
     }
 
     fn failed(&self, action: &str, name: &str, error: &Error) -> BackupError {
+        let text = chain(error);
         match error {
+            _ if text.contains("NoSuchBucket") => {
+                BackupError::Input(format!("{self}: the bucket does not exist; create it, or look at the spelling"))
+            }
             Error::NotFound { .. } => BackupError::damaged(format!("{self}/{name}"), "it is missing"),
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => BackupError::Refused(format!(
                 "the store does not allow to {action} {self}/{name}: look at the credentials, and what they permit"
             )),
-            error => BackupError::Unavailable(format!("cannot {action} {self}/{name}: {}", chain(error))),
+            _ => BackupError::Unavailable(format!("cannot {action} {self}/{name}: {text}")),
         }
     }
 }

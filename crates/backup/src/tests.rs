@@ -179,7 +179,7 @@ fn a_flipped_bit_a_cut_and_a_loss_of_any_object_are_found_and_named() {
                             store.put(&place, bytes.into()).await.unwrap();
                         }
                         "cut" => {
-                            store.put(&place, sound.slice(..sound.len() - 1).into()).await.unwrap();
+                            store.put(&place, sound.slice(..sound.len() - 2).into()).await.unwrap();
                         }
                         _ => store.delete(&place).await.unwrap(),
                     }
@@ -352,7 +352,7 @@ fn a_store_that_fails_cuts_replies_and_is_slow_gets_the_whole_backup() {
 #[test]
 fn a_store_that_stays_broken_makes_no_backup() {
     run(async {
-        let store = Arc::new(Faulty { fails_every: 1, ..Faulty::over(InMemory::new()) });
+        let store = Arc::new(Faulty { is_down: true, ..Faulty::over(InMemory::new()) });
         let error = BackupWriter::begin(Target::over(store), description(5), &Sealing::None).await.err().unwrap();
         assert!(matches!(error, BackupError::Unavailable(_)), "{error}");
     });
@@ -364,6 +364,8 @@ struct Faulty {
     inner: InMemory,
     /// 0: none.
     fails_every: u32,
+    /// Every request fails.
+    is_down: bool,
     /// A conditional put overwrites.
     ignores_conditions: bool,
     requests: AtomicU32,
@@ -373,7 +375,7 @@ struct Faulty {
 impl Faulty {
     fn over(inner: InMemory) -> Faulty {
         let (requests, faults) = (AtomicU32::new(0), AtomicU32::new(0));
-        Faulty { inner, fails_every: 0, ignores_conditions: false, requests, faults }
+        Faulty { inner, fails_every: 0, is_down: false, ignores_conditions: false, requests, faults }
     }
 
     /// The number of the fault of this request, if it has one.
@@ -398,6 +400,9 @@ impl fmt::Display for Faulty {
 impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let options = if self.ignores_conditions { PutOptions::default() } else { options };
+        if self.is_down {
+            return Err(broken());
+        }
         match self.fault() {
             None => self.inner.put_opts(location, payload, options).await,
             // It happened, and the answer was lost.

@@ -30,7 +30,7 @@ impl Guarded {
     }
 
     async fn with(change: impl FnOnce(&mut Config)) -> Guarded {
-        let guarded = Guarded { server: TestServer::with(change).await, http: reqwest::Client::new() };
+        let guarded = Guarded { server: TestServer::with(change).await, http: super::http_client() };
         guarded.post(None, &format!("/auth/enable?id=1&sha256={}", hash(1))).await;
         guarded
     }

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::*;
 
 async fn fetch(url: String) -> (u16, String) {
-    let response = tokio::time::timeout(PATIENCE, reqwest::get(url)).await.expect("an answer").expect("HTTP");
+    let response =
+        tokio::time::timeout(PATIENCE, super::http_client().get(url).send()).await.expect("an answer").expect("HTTP");
     (response.status().as_u16(), response.text().await.expect("text"))
 }
 
@@ -121,7 +122,7 @@ async fn rows_are_hashed_in_pieces_that_join_up() {
 #[tokio::test]
 async fn an_invalid_failover_is_refused() {
     let server = TestServer::start().await;
-    let client = reqwest::Client::new();
+    let client = super::http_client();
     let web_page = client.post(server.url("/failover")).header("origin", "http://somewhere");
     for (request, status, part) in [
         (client.get(server.url("/failover")), 405, "POST only"),

@@ -43,7 +43,7 @@ async fn rows(client: &mut Client, round: u32) -> HashMap<u32, usize> {
 
 /// Whether only the witness is connected.
 async fn is_alone(server: &TestServer) -> bool {
-    let page = reqwest::get(server.url("/metrics")).await.expect("the admin interface answers");
+    let page = super::http_client().get(server.url("/metrics")).send().await.expect("the admin interface answers");
     let page = page.text().await.expect("a page");
     page.lines().any(|line| line == "synodkv_connections_open 1")
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 
 async fn ask(server: &TestServer, method: Method, path: &str) -> (u16, Value) {
-    let request = reqwest::Client::new().request(method, server.url(path));
+    let request = super::http_client().request(method, server.url(path));
     let answer = tokio::time::timeout(PATIENCE, request.send()).await.expect("an answer").expect("HTTP");
     let status = answer.status().as_u16();
     let text = answer.text().await.expect("text");
@@ -91,7 +91,7 @@ async fn an_invalid_creation_or_drop_is_refused_with_the_next_step() {
     assert!(error.contains("POST and DELETE only"), "{error}");
     let error = refusal(&server, Method::POST, "/column-families", 405).await;
     assert!(error.contains("GET only"), "{error}");
-    let page = reqwest::Client::new().delete(server.url(&create("users"))).header("origin", "http://somewhere");
+    let page = super::http_client().delete(server.url(&create("users"))).header("origin", "http://somewhere");
     assert_eq!(page.send().await.expect("an answer").status().as_u16(), 403);
 }
 

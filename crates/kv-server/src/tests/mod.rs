@@ -28,6 +28,12 @@ use kv_store::EngineKind;
 /// A timeout that only a hang reaches.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// An HTTP client. Its library takes the cryptography of the process, also without TLS.
+fn http_client() -> reqwest::Client {
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 struct TestServer {
     manager: StandaloneServerManager,
     _folder: tempfile::TempDir,

@@ -275,9 +275,15 @@ pub async fn connect(addresses: Vec<String>) -> Client {
     .await
 }
 
+/// An HTTP client. Its library takes the cryptography of the process, also without TLS.
+fn http_client() -> reqwest::ClientBuilder {
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy()
+}
+
 /// Status code and body.
 pub async fn http_get(address: &str, path: &str) -> Result<(u16, String), String> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
+    let client = http_client().timeout(Duration::from_secs(30)).build();
     let url = format!("http://{address}{path}");
     let response = client.expect("a client").get(url).send().await.map_err(|error| format!("{error:?}"))?;
     let code = response.status().as_u16();
@@ -291,7 +297,7 @@ pub async fn http_post(address: &str, path: &str) -> Result<(u16, Value), String
 
 /// Sends a request with any method, and follows redirections.
 pub async fn http_send(method: &str, address: &str, path: &str) -> Result<(u16, Value), String> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
+    let client = http_client().timeout(Duration::from_secs(30)).build();
     let url = format!("http://{address}{path}");
     let method = method.parse::<reqwest::Method>().expect("a method");
     let response = client.expect("a client").request(method, url).send().await.map_err(|error| format!("{error:?}"))?;

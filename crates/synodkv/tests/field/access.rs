@@ -59,7 +59,7 @@ impl Root {
 
     /// A request to the admin interface of this server, on behalf of root.
     async fn ask(&self, server: &Server, method: Method, path: &str) -> (u16, String) {
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().expect("a client");
+        let client = crate::harness::http_client().timeout(Duration::from_secs(30)).build().expect("a client");
         let request = client.request(method, format!("http://{}{path}", server.admin)).bearer_auth(self.token());
         let answer = request.send().await.expect("an answer");
         (answer.status().as_u16(), answer.text().await.expect("text"))

@@ -423,8 +423,14 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// An HTTP client. Its library takes the cryptography of the process, also without TLS.
+pub fn http_client() -> reqwest::ClientBuilder {
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy()
+}
+
 pub async fn http_get(address: &str, path: &str) -> Result<(u16, String), String> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().expect("a client");
+    let client = http_client().timeout(Duration::from_secs(10)).build().expect("a client");
     let response = client.get(format!("http://{address}{path}")).send().await.map_err(|error| format!("{error:?}"))?;
     let code = response.status().as_u16();
     Ok((code, response.text().await.map_err(|error| format!("{error:?}"))?))

@@ -15,6 +15,8 @@ mod thrift;
 mod waiting;
 
 mod access;
+#[cfg(feature = "rocksdb")]
+mod backup;
 mod changes;
 mod configuration;
 #[cfg(feature = "rocksdb")]

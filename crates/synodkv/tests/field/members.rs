@@ -216,7 +216,7 @@ fn a_removed_replica_names_the_members_and_changes_are_compared_and_set() {
         assert_exit(&even, 1);
         assert!(text(&even.stdout).contains("2 members would vote"), "{}", text(&even.stdout));
         // Another epoch than the present one.
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let client = crate::harness::http_client().build().expect("a client");
         let members: Vec<Value> = (0..3).map(|id| json!({"id": id, "role": "voter"})).collect();
         let primary = cluster.primary().await;
         let late = client.post(format!("http://{}/members", cluster.servers[primary].admin));
