@@ -125,6 +125,29 @@ inside systemctl restart synodkv 2>/dev/null && die "it started with a wrong con
 expect "the state" "$(property ActiveState) $(property ExecMainStatus) $(property NRestarts)" "failed 2 0"
 inside sh -c 'cp /root/good.toml /etc/synodkv/synodkv.toml'
 
+say "three more servers on the same machine, as replicas: synodkv@NAME.service"
+{
+    echo 'mode = "replicated"'
+    for n in 0 1 2; do
+        printf '[[replication.replicas]]\nid = %s\npeer = "127.0.0.1:600%s"\nthrift = "127.0.0.1:910%s"\nadmin = "127.0.0.1:920%s"\n' \
+            "$n" "$n" "$n" "$n"
+    done
+} >"$work/cluster.toml"
+for n in 0 1 2; do
+    cp "$work/cluster.toml" "$machine/etc/synodkv/r$n.toml"
+    printf 'SYNODKV_REPLICATION_NODE_ID=%s\nSYNODKV_STORAGE_DATA_DIR=/var/lib/synodkv-r%s\n' "$n" "$n" >"$machine/etc/default/synodkv-r$n"
+    inside systemctl start "synodkv@r$n"
+done
+replicas=127.0.0.1:9200,127.0.0.1:9201,127.0.0.1:9202
+eventually 30 "the replicas serve" inside synodkv health --writes --admin "$replicas"
+inside synodkv upgrade plan --admin "$replicas" >&2
+for n in 0 1 2; do
+    inside systemctl restart "synodkv@r$n"
+    inside synodkv upgrade wait --node "$n" --admin "$replicas" >&2
+done
+inside synodkv verify --addr 127.0.0.1:9100 --admin "$replicas" >&2
+inside systemctl stop 'synodkv@*'
+
 say "stop, removal, purge: the data stay"
 inside systemctl start synodkv
 inside systemctl stop synodkv

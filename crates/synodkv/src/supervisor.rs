@@ -76,7 +76,7 @@ impl Supervisor {
         tokio::spawn(follow(socket.clone(), self.cluster.clone()));
     }
 
-    /// Where [`Supervisor::see`] puts the view of a server.
+    /// Where [`Seen::set`] puts the view of a server.
     pub fn seen(&self) -> Seen {
         Seen(self.cluster.clone())
     }

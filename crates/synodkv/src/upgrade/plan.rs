@@ -101,12 +101,12 @@ impl<'a> Plan<'a> {
                 "Install the release, and restart the process. Clients wait, or fail, meanwhile: all replicas are in it."
             }
             (_, 2) => {
-                "Install the release on each machine, and restart its server, in this order. Two replicas are a majority \
-                 only together: clients wait during each restart."
+                "Install the release on each machine, and restart its server, in this order.\n\
+                 Two replicas are a majority only together: clients wait during each restart."
             }
             _ => {
-                "Install the release on each machine, and restart its server, in this order; go on when the last command \
-                 of the line has ended. Clients do not fail: a server that is stopped in good order (SIGTERM) transfers \
+                "Install the release on each machine, and restart its server, in this order. Go on when the last command\n\
+                 of the line has ended. Clients do not fail: a server that is stopped in good order (SIGTERM) transfers\n\
                  leadership first."
             }
         }
