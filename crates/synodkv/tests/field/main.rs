@@ -15,12 +15,14 @@ mod thrift;
 mod waiting;
 
 mod access;
+mod addresses;
 mod configuration;
 #[cfg(feature = "rocksdb")]
 mod convert;
 mod data;
 mod health;
 mod limits;
+mod load;
 mod logging;
 mod members;
 mod network;
