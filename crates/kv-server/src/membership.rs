@@ -1,5 +1,5 @@
 //! Changes of the members of a cluster, as a trait, so that the admin interface can offer them
-//! without knowing the mode.
+//! without knowing the mode. The types are also the JSON of that interface, for its clients.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,10 @@ pub enum MemberRole {
 }
 
 /// A member of the present configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberView {
     /// Its id.
-    pub id: u32,
+    pub id: u8,
     /// Its part.
     pub role: MemberRole,
     /// The disk that votes, as 32 hexadecimal digits; `None` for an observer.
@@ -34,6 +34,10 @@ pub struct MemberView {
     pub thrift: String,
     /// Where its admin interface is; empty if that is not known here.
     pub admin: String,
+    /// It is reached there, and the cluster has not recorded that yet: a member that starts now
+    /// does not find it.
+    #[serde(default)]
+    pub is_moving: bool,
     /// Whether it runs and its messages arrive.
     pub reachable: bool,
     /// How many entries of the log it has not applied yet, as far as this server knows.
@@ -43,7 +47,7 @@ pub struct MemberView {
 }
 
 /// The members at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembersView {
     /// The epoch of the configuration; a change names the epoch that it replaces.
     pub epoch: u64,
@@ -52,7 +56,7 @@ pub struct MembersView {
     /// A change was proposed and is not done yet.
     pub changing: bool,
     /// The primary, if one is known.
-    pub primary: Option<u32>,
+    pub primary: Option<u8>,
     /// By ascending id.
     pub members: Vec<MemberView>,
 }
@@ -67,16 +71,16 @@ pub struct WantedMember {
     pub role: MemberRole,
     /// The disk that shall vote, as 32 hexadecimal digits. By default the one that votes already,
     /// or else the one that was heard from under this id.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<String>,
     /// Where its peers reach it. By default as before.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
     /// Where Thrift clients reach it. By default as before.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thrift: Option<String>,
     /// Where its admin interface is. By default as before.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<String>,
 }
 
@@ -94,16 +98,38 @@ pub struct WantedMembers {
 }
 
 /// One thing that a change needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// The condition.
-    pub name: &'static str,
+    pub name: String,
     /// Whether it is.
     pub ok: bool,
     /// Why it is not, and what to do.
     pub reason: Option<String>,
     /// Whether `force` skips it.
     pub can_be_forced: bool,
+}
+
+/// Everything that a change needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checks {
+    /// Whether all of it is so.
+    pub allowed: bool,
+    /// The conditions one by one.
+    pub checks: Vec<Check>,
+}
+
+impl From<Vec<Check>> for Checks {
+    fn from(checks: Vec<Check>) -> Self {
+        Checks { allowed: checks.iter().all(|check| check.ok), checks }
+    }
+}
+
+impl MembersView {
+    /// The member with this id.
+    pub fn get(&self, id: u8) -> Option<&MemberView> {
+        self.members.iter().find(|member| member.id == id)
+    }
 }
 
 /// Shows and changes the members.

@@ -33,6 +33,9 @@ struct Count {
     state: Option<Bytes>,
 }
 
+/// How often [`eventually`] looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -366,12 +369,8 @@ async fn a_replica_that_executes_differently_stops_and_the_others_report_it() {
     cluster.execute(1, "x").await.expect("executed by the others");
     for id in [0, 1] {
         let replica = &cluster.replicas[&id];
-        let reported = async {
-            while !replica.status().core.diverged_peers.contains_key(&ReplicaId(2)) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), reported).await.expect("it is reported");
+        let is_reported = async || replica.status().core.diverged_peers.contains_key(&ReplicaId(2));
+        eventually("the others report it", is_reported).await;
         assert_eq!(replica.status().failed, None);
     }
 }
@@ -389,6 +388,15 @@ async fn stopping_under_load_ends_every_request() {
             Ok(_) | Err(RequestError::Unknown(_) | RequestError::NotExecuted(_)) => {}
             Err(other) => panic!("unexpected: {other}"),
         }
+    }
+}
+
+/// The only place where these tests wait for something that no watch announces.
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let give_up = soon();
+    while !is_so().await {
+        assert!(Instant::now() < give_up, "never happened: {what}");
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -495,9 +503,7 @@ async fn writes_are_refused_and_reads_continue_while_no_majority_has_space() {
     for full in [1, 2] {
         cluster.storages[full].set_full(false);
     }
-    while attempt().await == Err(RequestError::StorageFull) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("there is space", async || attempt().await != Err(RequestError::StorageFull)).await;
     cluster.execute(0, "y").await.expect("executed");
     assert!(cluster.replicas.values().all(|replica| replica.watch().borrow().failed.is_none()));
 }
@@ -514,12 +520,11 @@ fn voter(id: u8) -> (ReplicaId, ConfiguredMember) {
 /// Lets these replicas vote, and no other be a member. A new one follows as an observer first.
 async fn change_voters(cluster: &Cluster, voters: &[u8]) {
     let wanted: Members = voters.iter().map(|id| voter(*id)).collect();
-    let give_up = soon();
-    loop {
+    eventually(&format!("the members become {voters:?}"), async || {
         for replica in cluster.replicas.values().filter(|replica| replica.is_primary()) {
             let present = replica.status().core.configuration;
             if present.members == wanted {
-                return;
+                return true;
             }
             let mut members = present.members;
             for id in voters.iter().map(|id| ReplicaId(*id)) {
@@ -542,9 +547,9 @@ async fn change_voters(cluster: &Cluster, voters: &[u8]) {
             );
             assert!(is_refused_for_now || result.is_ok(), "{result:?}");
         }
-        assert!(Instant::now() < give_up, "the members do not become {voters:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        false
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -586,9 +591,6 @@ async fn a_replica_that_is_removed_refuses_requests_and_says_so() {
     assert_eq!(cluster.execute(others[0], "y").await.expect("executed"), "2");
     let refused = cluster.execute(removed, "z").await.expect_err("it is no member");
     assert!(matches!(&refused, RequestError::NotExecuted(why) if why.contains("removed")), "{refused:?}");
-    let give_up = soon();
-    while !cluster.replicas[&removed].status().core.is_retired {
-        assert!(Instant::now() < give_up, "it does not learn that the others do without it");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let is_retired = async || cluster.replicas[&removed].status().core.is_retired;
+    eventually("it learns that the others do without it", is_retired).await;
 }

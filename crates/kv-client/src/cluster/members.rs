@@ -72,24 +72,28 @@ impl Members {
         idler_of_two(listed).or_else(|| idler_of_two(given)).or_else(|| idler_of_two(suspected))
     }
 
-    /// Takes over a replica's report of all members. Its primary counts unless one of a newer view
-    /// is known. `new` makes a replica for an address that was not known before.
+    /// Takes over a replica's report of all members. One of an older view than the known one only
+    /// adds addresses: it may come from a replica that belongs to no cluster yet, or that was left
+    /// behind by its cluster. `new` makes a replica for an address that was not known before.
     pub fn adopt(&mut self, health: &ClusterHealth, new: impl Fn(&str) -> Arc<Replica>) {
         let reported = health.nodes.iter().map(|node| &node.endpoint[..]);
         let listed: Vec<&str> = reported.filter(|address| is_connectable(address)).collect();
-        self.replicas.retain(|replica| replica.is_given || listed.contains(&&**replica.address()));
+        let is_outdated = health.current_term < self.view;
+        let is_listed = |replica: &Replica| listed.contains(&&**replica.address());
+        self.replicas.retain(|replica| replica.is_given || is_outdated || is_listed(replica));
         for address in &listed {
             if !self.replicas.iter().any(|replica| &**replica.address() == *address) {
                 self.replicas.push(new(address));
             }
         }
+        if is_outdated {
+            return;
+        }
         for replica in &self.replicas {
-            replica.is_listed.store(listed.contains(&&**replica.address()), Ordering::Relaxed);
+            replica.is_listed.store(is_listed(replica), Ordering::Relaxed);
         }
         let leader = health.leader.as_ref().filter(|leader| is_connectable(&leader.endpoint));
-        if let Some(leader) = leader
-            && health.current_term >= self.view
-        {
+        if let Some(leader) = leader {
             self.view = health.current_term;
             self.primary = Some(leader.endpoint.as_str().into());
         }
@@ -179,6 +183,19 @@ mod tests {
         adopt(&mut members, &health(&["a:1", "b:1"], "b:1", 5));
         adopt(&mut members, &health(&["a:1", "b:1"], "a:1", 4));
         assert_eq!(members.primary.as_deref(), Some("b:1"));
+    }
+
+    #[tokio::test]
+    async fn the_members_of_an_older_view_replace_none() {
+        let mut members = members(&["given:1"]);
+        adopt(&mut members, &health(&["a:1", "b:1"], "b:1", 5));
+        let nobody = ClusterHealth { leader: None, ..health(&["old:1", "a:1"], "", 0) };
+        adopt(&mut members, &nobody);
+        assert_eq!(addresses(&members), ["given:1", "a:1", "b:1", "old:1"]);
+        assert!(members.replicas[2].is_listed(), "the newer report counts");
+        assert_eq!(members.primary.as_deref(), Some("b:1"));
+        adopt(&mut members, &health(&["a:1", "c:1"], "c:1", 6));
+        assert_eq!(addresses(&members), ["given:1", "a:1", "c:1"]);
     }
 
     #[tokio::test]

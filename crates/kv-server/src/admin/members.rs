@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{AdminInterface, Refusal, refuse_order};
 use crate::access::Session;
-use crate::membership::WantedMembers;
+use crate::membership::{Checks, WantedMembers};
 use crate::order::OrderError;
 
 /// How long a change of the members may take.
@@ -54,8 +54,7 @@ pub(super) async fn change(
     let refuse = |error: OrderError| refuse_order(&error, path, "", session.facts());
     if is_dry_run {
         let checks = interface.members.check(wanted).await.map_err(refuse)?;
-        let allowed = checks.iter().all(|check| check.ok);
-        return Ok(Json(json!({ "allowed": allowed, "checks": checks })).into_response());
+        return Ok(Json(Checks::from(checks)).into_response());
     }
     match interface.members.change(wanted, Instant::now() + CHANGE_TIMEOUT).await {
         Ok(members) => Ok(Json(members).into_response()),

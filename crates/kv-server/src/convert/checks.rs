@@ -90,14 +90,3 @@ pub(super) fn is_plain_directory(path: &Path) -> Check {
         Err(error) => format!("{} cannot be read: {error}", path.display()),
     })
 }
-
-/// Room for the first file of the log, or for a rewrite of the last writes. Files of the database
-/// are shared by the old form and the new one.
-pub(super) fn has_space(root: &Path, needed: u64) -> Result<Check, ConvertError> {
-    let found =
-        rustix::fs::statvfs(root).map_err(|error| failed_to("ask for the free space of", root)(error.into()))?;
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    Ok(check(format!("{} MiB are free in {}", needed >> 20, root.display()), free >= needed, || {
-        format!("only {} MiB are free in {}, and {} are needed: make space", free >> 20, root.display(), needed >> 20)
-    }))
-}

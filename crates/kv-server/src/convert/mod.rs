@@ -17,9 +17,11 @@
 //! irrevocable step, a rename as well, makes the old directory one that nothing opens; then each
 //! replica becomes usable with a rename of its own.
 
+mod bench;
 mod checks;
 mod content;
 mod note;
+mod space;
 mod split;
 #[cfg(all(test, feature = "rocksdb"))]
 mod tests;
@@ -159,7 +161,8 @@ impl Plan {
     }
 }
 
-/// Finds out what a conversion needs and does. Changes nothing.
+/// Finds out what a conversion needs and does. Changes nothing, but tries out in the directory whether
+/// the file system has hard links.
 ///
 /// # Errors
 /// [`ConvertError::Refused`] if the directory is none that can be converted, or it says itself that

@@ -216,7 +216,7 @@ impl ReplicatedCluster {
     fn members_and_own(&self) -> Vec<Member> {
         let members = self.local.members();
         let own = |replica: &LocalReplica| {
-            let known = self.local.membership().addresses(super::members::replica_id(replica.id));
+            let known = self.local.addresses(super::members::replica_id(replica.id));
             let client = |place: usize| known.clients.get(place).cloned().unwrap_or_default();
             Member { id: replica.id, votes: false, peer: known.peer.clone(), thrift: client(0), admin: client(1) }
         };

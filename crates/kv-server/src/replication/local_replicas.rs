@@ -13,7 +13,8 @@ use rsml::transport::{
 };
 use rsml::wal::{WalOptions, WalStorage};
 use rsml::{
-    ClusterId, ConsensusReplica, Failure, FailureKind, LevelRange, Membership, ReplicaId, ReplicaOptions, StalledThread,
+    Addresses, ClusterId, ConsensusReplica, Failure, FailureKind, LevelRange, Membership, ReplicaId, ReplicaOptions,
+    StalledThread,
 };
 use tokio::runtime::Handle;
 
@@ -21,7 +22,7 @@ use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
 use super::members::{Members, addresses, named_by, replica_id};
 use crate::budget::Budget;
-use crate::config::{Address, Config, PeerTlsConfig};
+use crate::config::{Address, Config, PeerTlsConfig, ReplicationConfig};
 use crate::data_dir::{DataDir, make_directory};
 use crate::error::ServerError;
 use crate::manager::shared_resources;
@@ -50,6 +51,8 @@ pub struct LocalReplica {
     /// The state of the certificates that it shows its peers; `None` without TLS.
     pub certificates: Option<Arc<RenewalStatus>>,
     databases: Arc<ReplicaDatabases>,
+    /// The addresses that it announces; `None` if it announces none.
+    announced: Option<Addresses>,
 }
 
 impl LocalReplica {
@@ -126,13 +129,26 @@ impl LocalReplicas {
 
     /// The members of the cluster, as the replica knows them that acts in the newest epoch.
     pub fn members(&self) -> Members {
-        Members::of(&self.membership())
+        let membership = self.membership();
+        Members::of(&membership, |id| self.addresses_in(&membership, id))
     }
 
     /// What consensus knows of the members: the replica that acts in the newest epoch.
     pub fn membership(&self) -> Arc<Membership> {
         let known = self.replicas.iter().map(|replica| replica.consensus.membership());
         known.max_by_key(|membership| membership.epoch()).expect("a process has a replica")
+    }
+
+    /// Where a replica is reached, as far as this process knows.
+    pub fn addresses(&self, id: ReplicaId) -> Addresses {
+        self.addresses_in(&self.membership(), id)
+    }
+
+    /// A replica of this process is where its settings say. The cluster may not have recorded that
+    /// yet.
+    fn addresses_in(&self, membership: &Membership, id: ReplicaId) -> Addresses {
+        let own = self.replicas.iter().find(|replica| replica.id == u32::from(id.0));
+        own.and_then(|replica| replica.announced.clone()).unwrap_or_else(|| membership.addresses(id))
     }
 
     /// Whether the cluster has replicas in other processes, which may continue without this one.
@@ -229,7 +245,8 @@ impl Start<'_> {
                 consensus.fail(Failure { kind: FailureKind::Damaged, reason });
             }
         });
-        Ok(LocalReplica { id, reader, consensus, certificates, databases })
+        let announced = announced(&self.config.replication, id);
+        Ok(LocalReplica { id, reader, consensus, certificates, databases, announced })
     }
 }
 
@@ -332,16 +349,19 @@ fn peer_tls(config: &PeerTlsConfig, me: ReplicaId) -> Result<PeerTls, ServerErro
     Ok(tls)
 }
 
+/// The addresses that replica `id` announces. Replicas of one process talk to each other alone, and
+/// share their other listeners.
+fn announced(replication: &ReplicationConfig, id: u32) -> Option<Addresses> {
+    replication.replica(id).filter(|_| replication.node_id.is_some()).map(addresses)
+}
+
 fn replica_options(config: &Config, budget: &Budget, id: u32) -> Result<ReplicaOptions, ServerError> {
     let replication = &config.replication;
     let mut core = CoreOptions::new(replica_id(id), vec![replica_id(id)], random()? as u64);
     core.membership = named_by(replication, id);
     core.bootstraps = !replication.join;
     core.readmit_replaced_disk = replication.readmit_replaced_disk;
-    // Replicas of one process talk to each other alone, and share their other listeners.
-    if let Some(own) = replication.replica(id).filter(|_| replication.node_id.is_some()) {
-        core.announced = addresses(own);
-    }
+    core.announced = announced(replication, id).unwrap_or_default();
     core.heartbeat_us = replication.heartbeat_ms * 1000;
     core.election_min_us = replication.election_timeout_min_ms * 1000;
     core.election_max_us = replication.election_timeout_max_ms * 1000;

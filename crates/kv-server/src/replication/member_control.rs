@@ -25,20 +25,21 @@ const CLOSE_ENTRIES: u64 = 2_000;
 impl ReplicatedCluster {
     fn members_view(&self) -> MembersView {
         let seen_by = self.reporter().consensus.status();
-        let (configuration, membership) = (&seen_by.core.configuration, self.local().membership());
+        let configuration = &seen_by.core.configuration;
         let members = configuration.members.iter().map(|(id, member)| {
-            let addresses = membership.addresses(*id);
+            let (addresses, recorded) = (self.local().addresses(*id), member.addresses());
             let client = |place: usize| addresses.clients.get(place).cloned().unwrap_or_default();
             let role = if member.voting_disk().is_some() { MemberRole::Voter } else { MemberRole::Observer };
             let (reachable, lag) = (self.is_reachable(*id, &seen_by), self.lag(*id, &seen_by));
             MemberView {
-                id: u32::from(id.0),
+                id: id.0,
                 role,
                 disk: member.voting_disk().map(hex),
                 present_disk: self.present_disk(*id, &seen_by).map(hex),
                 peer: addresses.peer.clone(),
                 thrift: client(0),
                 admin: client(1),
+                is_moving: !recorded.is_empty() && addresses != *recorded,
                 reachable,
                 lag,
                 ready: reachable && lag.is_some_and(|lag| lag <= CLOSE_ENTRIES),
@@ -48,7 +49,7 @@ impl ReplicatedCluster {
             epoch: seen_by.core.epoch.0,
             since: configuration.since.0,
             changing: seen_by.core.is_sealed,
-            primary: seen_by.core.primary.map(|id| u32::from(id.0)),
+            primary: seen_by.core.primary.map(|id| id.0),
             members: members.collect(),
         }
     }
@@ -122,7 +123,7 @@ impl ReplicatedCluster {
     }
 
     fn completed_addresses(&self, id: ReplicaId, member: &WantedMember) -> Result<Addresses, OrderError> {
-        let known = self.local().membership().addresses(id);
+        let known = self.local().addresses(id);
         let former = |place: usize| known.clients.get(place).cloned().unwrap_or_default();
         let wanted = |name: &str, given: &Option<String>, former: String| {
             let address = given.clone().unwrap_or(former);
@@ -188,7 +189,7 @@ impl MemberControl for ReplicatedCluster {
         let found = self.to_be_ordered().consensus.preconditions(change).await;
         let found = found.map_err(|error| self.explain_change(error))?;
         let check = |found: rsml::core::Precondition| Check {
-            name: found.name,
+            name: found.name.to_string(),
             ok: found.result.is_ok(),
             reason: found.result.err().map(|error| error.to_string()),
             can_be_forced: found.can_be_forced,

@@ -35,10 +35,10 @@ pub struct Members {
 }
 
 impl Members {
-    /// The members that consensus knows.
-    pub fn of(membership: &Membership) -> Members {
+    /// The members that consensus knows, at these addresses.
+    pub fn of(membership: &Membership, addresses: impl Fn(ReplicaId) -> Addresses) -> Members {
         let member = |id: ReplicaId| {
-            let addresses = membership.addresses(id);
+            let addresses = addresses(id);
             let client = |place: usize| addresses.clients.get(place).cloned().unwrap_or_default();
             let votes = membership.has_voter(id) || !membership.knows_voters();
             Member { id: u32::from(id.0), votes, thrift: client(0), admin: client(1), peer: addresses.peer }

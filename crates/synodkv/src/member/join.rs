@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use kv_server::membership::{MemberView, MembersView};
 use serde_json::json;
 
 use super::args::{Change, JoinArgs};
-use super::plan::{Member, Members};
 use super::{Operator, adding};
 use crate::admin::AdminClient;
 use crate::failure::Failure;
@@ -63,15 +63,16 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// The configuration of the new member's server. The other members are listed so that it finds
 /// them; from then on it knows them from the cluster.
-fn configuration(members: &Members, id: u8, data_dir: &Path) -> String {
+fn configuration(members: &MembersView, id: u8, data_dir: &Path) -> String {
     let quoted = |text: &str| toml_string(text);
     let mut text = format!(
         "mode = \"replicated\"\n\n[storage]\ndata_dir = {}\n\n[replication]\nnode_id = {id}\njoin = true\n",
         quoted(&data_dir.display().to_string())
     );
-    let reachable = |member: &&Member| !member.peer.is_empty() && !member.thrift.is_empty() && !member.admin.is_empty();
+    let reachable =
+        |member: &&MemberView| !member.peer.is_empty() && !member.thrift.is_empty() && !member.admin.is_empty();
     for member in members.members.iter().filter(reachable) {
-        let Member { id, peer, thrift, admin, .. } = member;
+        let MemberView { id, peer, thrift, admin, .. } = member;
         let _ = write!(
             text,
             "\n[[replication.replicas]]\nid = {id}\npeer = {}\nthrift = {}\nadmin = {}\n",
@@ -90,25 +91,27 @@ fn toml_string(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::Role;
+    use kv_server::membership::MemberRole;
+
     use super::*;
 
     #[test]
     fn the_configuration_lists_the_members_that_can_be_reached_and_joins() {
-        let member = |id: u8, peer: &str| Member {
+        let member = |id: u8, peer: &str| MemberView {
             id,
-            role: Role::Voter,
+            role: MemberRole::Voter,
             disk: None,
             present_disk: None,
             peer: peer.to_string(),
             thrift: "t:1".to_string(),
             admin: "a:1".to_string(),
+            is_moving: false,
             reachable: true,
             lag: None,
             ready: false,
         };
         let members = vec![member(0, "p:1"), member(1, ""), member(3, "q:1")];
-        let members = Members { epoch: 2, since: 5, changing: false, primary: None, members };
+        let members = MembersView { epoch: 2, since: 5, changing: false, primary: None, members };
         let text = configuration(&members, 3, Path::new("/a \"b\""));
         assert!(text.contains("node_id = 3\njoin = true\n"), "{text}");
         assert!(text.contains("data_dir = \"/a \\\"b\\\"\""), "{text}");

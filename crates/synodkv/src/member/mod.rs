@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
-use serde::Deserialize;
+use kv_server::membership::{Check, Checks, MemberRole, MemberView, MembersView, WantedMember, WantedMembers};
 use serde_json::{Value, json};
 
 use args::{Change, MemberAction, Place};
 pub use args::{JoinArgs, MemberArgs};
 pub use join::join;
-use plan::{Member, Members, Plan, Role};
+use plan::Plan;
 
 use crate::admin::{AdminClient, NoAnswer, failure_of, server_of_the_primary};
 use crate::failure::Failure;
@@ -27,21 +27,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const ATTEMPTS: usize = 4;
 /// A change that the cluster cannot make at this moment is tried again after this time.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-
-/// One thing that a change needs.
-#[derive(Debug, Deserialize)]
-struct Check {
-    name: String,
-    ok: bool,
-    reason: Option<String>,
-    can_be_forced: bool,
-}
-
-#[derive(Debug, Deserialize)]
-struct Checks {
-    allowed: bool,
-    checks: Vec<Check>,
-}
 
 pub async fn run(args: MemberArgs) -> Result<ExitCode, Failure> {
     let (target, change, plan, is_voter) = match args.action {
@@ -68,6 +53,10 @@ pub async fn run(args: MemberArgs) -> Result<ExitCode, Failure> {
     output::done(change.format, &members, format!("{}\n{}", show(&members), next_step(&plan, &members)).trim_end())
 }
 
+fn wanted_after(present: &MembersView, members: Vec<WantedMember>, force: bool) -> WantedMembers {
+    WantedMembers { expected_epoch: present.epoch, members, force }
+}
+
 fn adding(place: Place) -> Plan {
     let Place { id, peer, thrift, admin } = place;
     Plan::Add { id, peer, thrift, admin }
@@ -87,7 +76,7 @@ struct Operator {
 
 impl Operator {
     /// The members, and the address of the server that would change them.
-    async fn members(&self) -> Result<(String, Members), Failure> {
+    async fn members(&self) -> Result<(String, MembersView), Failure> {
         let gathered = self.client.gather(&self.target).await?;
         let address = server_of_the_primary(&gathered)?.to_string();
         let shown = self.client.get(&address, "/members", &[], LOOK_TIMEOUT).await;
@@ -95,7 +84,7 @@ impl Operator {
     }
 
     /// Makes the change, and returns the members after it.
-    async fn make(&self, plan: &Plan, change: &Change) -> Result<Members, Failure> {
+    async fn make(&self, plan: &Plan, change: &Change) -> Result<MembersView, Failure> {
         let give_up_at = Instant::now() + Duration::from_secs(change.wait_seconds);
         if !change.force {
             self.wait_until_ready(plan, give_up_at).await?;
@@ -104,7 +93,7 @@ impl Operator {
         loop {
             let (address, present) = self.members().await?;
             let Some(wanted) = plan.apply(&present)? else { return Ok(present) };
-            let document = json!({ "expected_epoch": present.epoch, "members": wanted, "force": change.force });
+            let document = wanted_after(&present, wanted, change.force);
             let no_answer = match self.client.post(&address, "/members", &[], &document).await {
                 Ok(members) => return Ok(members),
                 Err(no_answer) => no_answer,
@@ -125,7 +114,7 @@ impl Operator {
         let bar = output::progress("waiting until the new voters have caught up", None);
         loop {
             let (_, present) = self.members().await?;
-            let waited_for = |id: &&u8| present.get(**id).is_none_or(|member| member.role == Role::Observer);
+            let waited_for = |id: &&u8| present.get(**id).is_none_or(|member| member.role == MemberRole::Observer);
             let unready = |id: &&u8| present.get(**id).is_some_and(|member| !member.ready);
             let Some(id) = plan.new_voters().iter().filter(waited_for).find(unready) else {
                 bar.finish_and_clear();
@@ -149,7 +138,7 @@ impl Operator {
         let Some(wanted) = plan.apply(&present)? else {
             return output::done(format, &json!({ "allowed": true, "checks": [] }), "the members are so already");
         };
-        let document = json!({ "expected_epoch": present.epoch, "members": wanted });
+        let document = wanted_after(&present, wanted, false);
         let query = [("dry_run", "1".to_string())];
         let answer: Value = self
             .client
@@ -165,21 +154,21 @@ impl Operator {
 /// How long a server may take to show the members.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-fn state_of(member: Option<&Member>) -> String {
+fn state_of(member: Option<&MemberView>) -> String {
     match member {
-        Some(Member { reachable: false, .. }) => "nothing is heard from it".to_string(),
-        Some(Member { lag: Some(lag), .. }) => format!("it lacks {lag} entries"),
+        Some(MemberView { reachable: false, .. }) => "nothing is heard from it".to_string(),
+        Some(MemberView { lag: Some(lag), .. }) => format!("it lacks {lag} entries"),
         _ => "it has not reported yet".to_string(),
     }
 }
 
-fn show(members: &Members) -> String {
+fn show(members: &MembersView) -> String {
     let mut rows = vec![["id", "role", "reachable", "lag", "peer", "thrift", "admin"].map(str::to_string).to_vec()];
     rows.extend(members.members.iter().map(|member| {
         let role = match member.role {
-            Role::Voter if members.primary == Some(member.id) => "voter, primary",
-            Role::Voter => "voter",
-            Role::Observer => "observer",
+            MemberRole::Voter if members.primary == Some(member.id) => "voter, primary",
+            MemberRole::Voter => "voter",
+            MemberRole::Observer => "observer",
         };
         let or_dash = |text: &str| if text.is_empty() { "-".to_string() } else { text.to_string() };
         vec![
@@ -193,12 +182,25 @@ fn show(members: &Members) -> String {
         ]
     }));
     let changing = if members.changing { ", a change is under way" } else { "" };
-    format!("epoch    {}{changing}\n\n{}", members.epoch, output::table(&rows))
+    format!("epoch    {}{changing}\n\n{}{}", members.epoch, output::table(&rows), moving(members))
 }
 
-fn next_step(plan: &Plan, members: &Members) -> String {
+/// The members that have new addresses that are not recorded.
+fn moving(members: &MembersView) -> String {
+    let ids: Vec<String> =
+        members.members.iter().filter(|member| member.is_moving).map(|member| member.id.to_string()).collect();
+    if ids.is_empty() {
+        return String::new();
+    }
+    format!(
+        "\n\nthe cluster has not recorded the new addresses of replica {} yet: wait for that before another one moves",
+        ids.join(", ")
+    )
+}
+
+fn next_step(plan: &Plan, members: &MembersView) -> String {
     match plan {
-        Plan::Add { id, .. } if members.get(*id).is_some_and(|member| member.role == Role::Observer) => format!(
+        Plan::Add { id, .. } if members.get(*id).is_some_and(|member| member.role == MemberRole::Observer) => format!(
             "\nreplica {id} is an observer. Start its server with replication.join = true, and let it vote with \
              `synodkv member promote {id}`"
         ),

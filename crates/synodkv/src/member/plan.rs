@@ -1,53 +1,8 @@
 //! The members as a command wants them, made of the members as they are.
 
-use serde::{Deserialize, Serialize};
+use kv_server::membership::{MemberRole, MemberView, MembersView, WantedMember};
 
 use crate::failure::Failure;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    Voter,
-    Observer,
-}
-
-/// A member as the server shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    pub id: u8,
-    pub role: Role,
-    pub disk: Option<String>,
-    pub present_disk: Option<String>,
-    pub peer: String,
-    pub thrift: String,
-    pub admin: String,
-    pub reachable: bool,
-    pub lag: Option<u64>,
-    pub ready: bool,
-}
-
-/// The members as the server shows them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Members {
-    pub epoch: u64,
-    pub since: u64,
-    pub changing: bool,
-    pub primary: Option<u8>,
-    pub members: Vec<Member>,
-}
-
-/// A member as it should be; what is left out stays as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Wanted {
-    pub id: u8,
-    pub role: Role,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peer: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub thrift: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin: Option<String>,
-}
 
 /// A change of the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,24 +15,20 @@ pub enum Plan {
     Move { id: u8, peer: Option<String>, thrift: Option<String>, admin: Option<String> },
 }
 
-impl Members {
-    pub fn get(&self, id: u8) -> Option<&Member> {
-        self.members.iter().find(|member| member.id == id)
-    }
-
-    fn as_wanted(&self) -> Vec<Wanted> {
-        let stays = |m: &Member| Wanted { id: m.id, role: m.role, peer: None, thrift: None, admin: None };
-        self.members.iter().map(stays).collect()
-    }
+/// The members as they are; what a [`WantedMember`] leaves out stays so.
+fn unchanged(present: &MembersView) -> Vec<WantedMember> {
+    let stays =
+        |m: &MemberView| WantedMember { id: m.id, role: m.role, disk: None, peer: None, thrift: None, admin: None };
+    present.members.iter().map(stays).collect()
 }
 
 impl Plan {
     /// The members after the change; `None` if they are so already.
-    pub fn apply(&self, present: &Members) -> Result<Option<Vec<Wanted>>, Failure> {
-        let mut wanted = present.as_wanted();
+    pub fn apply(&self, present: &MembersView) -> Result<Option<Vec<WantedMember>>, Failure> {
+        let mut wanted = unchanged(present);
         match self {
             Plan::Add { id, peer, thrift, admin } => {
-                let same = |m: &Member| (&m.peer, &m.thrift, &m.admin) == (peer, thrift, admin);
+                let same = |m: &MemberView| (&m.peer, &m.thrift, &m.admin) == (peer, thrift, admin);
                 match present.get(*id) {
                     Some(member) if same(member) => return Ok(None),
                     Some(member) => {
@@ -89,19 +40,21 @@ impl Plan {
                     None => {}
                 }
                 let (peer, thrift, admin) = (Some(peer.clone()), Some(thrift.clone()), Some(admin.clone()));
-                wanted.push(Wanted { id: *id, role: Role::Observer, peer, thrift, admin });
+                wanted.push(WantedMember { id: *id, role: MemberRole::Observer, disk: None, peer, thrift, admin });
             }
-            Plan::Promote(ids) => set_roles(&mut wanted, ids, Role::Voter)?,
-            Plan::Demote(ids) => set_roles(&mut wanted, ids, Role::Observer)?,
+            Plan::Promote(ids) => set_roles(&mut wanted, ids, MemberRole::Voter)?,
+            Plan::Demote(ids) => set_roles(&mut wanted, ids, MemberRole::Observer)?,
             Plan::Replace { id, with, keep } => {
                 if id == with {
                     return Err(Failure::Usage(format!("replica {id} cannot replace itself")));
                 }
-                if present.get(*id).is_none() && present.get(*with).is_some_and(|member| member.role == Role::Voter) {
+                if present.get(*id).is_none()
+                    && present.get(*with).is_some_and(|member| member.role == MemberRole::Voter)
+                {
                     return Ok(None);
                 }
-                set_roles(&mut wanted, &[*with], Role::Voter)?;
-                set_roles(&mut wanted, &[*id], Role::Observer)?;
+                set_roles(&mut wanted, &[*with], MemberRole::Voter)?;
+                set_roles(&mut wanted, &[*id], MemberRole::Observer)?;
                 if !keep {
                     wanted.retain(|member| member.id != *id);
                 }
@@ -113,13 +66,18 @@ impl Plan {
                 (member.peer, member.thrift, member.admin) = (peer.clone(), thrift.clone(), admin.clone());
                 let known = present.get(*id).expect("it was found");
                 let is_other = |given: &Option<String>, known: &str| given.as_ref().is_some_and(|given| given != known);
-                if !is_other(peer, &known.peer) && !is_other(thrift, &known.thrift) && !is_other(admin, &known.admin) {
+                let is_recorded = !known.is_moving;
+                if is_recorded
+                    && !is_other(peer, &known.peer)
+                    && !is_other(thrift, &known.thrift)
+                    && !is_other(admin, &known.admin)
+                {
                     return Ok(None);
                 }
                 return Ok(Some(wanted));
             }
         }
-        Ok((wanted != present.as_wanted()).then_some(wanted))
+        Ok((wanted != unchanged(present)).then_some(wanted))
     }
 
     /// The members that vote after the change and do not before.
@@ -132,7 +90,7 @@ impl Plan {
     }
 }
 
-fn find(wanted: &mut [Wanted], id: u8) -> Result<&mut Wanted, Failure> {
+fn find(wanted: &mut [WantedMember], id: u8) -> Result<&mut WantedMember, Failure> {
     let ids: Vec<String> = wanted.iter().map(|member| member.id.to_string()).collect();
     wanted.iter_mut().find(|member| member.id == id).ok_or_else(|| {
         Failure::Failed(format!(
@@ -142,7 +100,7 @@ fn find(wanted: &mut [Wanted], id: u8) -> Result<&mut Wanted, Failure> {
     })
 }
 
-fn set_roles(wanted: &mut [Wanted], ids: &[u8], role: Role) -> Result<(), Failure> {
+fn set_roles(wanted: &mut [WantedMember], ids: &[u8], role: MemberRole) -> Result<(), Failure> {
     ids.iter().try_for_each(|id| {
         find(wanted, *id)?.role = role;
         Ok(())
@@ -153,8 +111,8 @@ fn set_roles(wanted: &mut [Wanted], ids: &[u8], role: Role) -> Result<(), Failur
 mod tests {
     use super::*;
 
-    fn member(id: u8, role: Role) -> Member {
-        Member {
+    fn member(id: u8, role: MemberRole) -> MemberView {
+        MemberView {
             id,
             role,
             disk: None,
@@ -162,25 +120,26 @@ mod tests {
             peer: format!("p{id}:1"),
             thrift: format!("t{id}:1"),
             admin: format!("a{id}:1"),
+            is_moving: false,
             reachable: true,
             lag: Some(0),
             ready: true,
         }
     }
 
-    fn present() -> Members {
-        let members = vec![member(0, Role::Voter), member(1, Role::Voter), member(2, Role::Observer)];
-        Members { epoch: 4, since: 9, changing: false, primary: Some(0), members }
+    fn present() -> MembersView {
+        let members = vec![member(0, MemberRole::Voter), member(1, MemberRole::Voter), member(2, MemberRole::Observer)];
+        MembersView { epoch: 4, since: 9, changing: false, primary: Some(0), members }
     }
 
-    fn after(plan: &Plan) -> Option<Vec<(u8, Role)>> {
+    fn after(plan: &Plan) -> Option<Vec<(u8, MemberRole)>> {
         let wanted = plan.apply(&present()).expect("a valid plan");
         wanted.map(|wanted| wanted.iter().map(|member| (member.id, member.role)).collect())
     }
 
     #[test]
     fn each_plan_changes_what_it_names_and_nothing_else() {
-        use Role::{Observer, Voter};
+        use MemberRole::{Observer, Voter};
         assert_eq!(after(&Plan::Promote(vec![2])), Some(vec![(0, Voter), (1, Voter), (2, Voter)]));
         assert_eq!(after(&Plan::Demote(vec![1])), Some(vec![(0, Voter), (1, Observer), (2, Observer)]));
         assert_eq!(after(&Plan::Remove(vec![1, 2])), Some(vec![(0, Voter)]));
@@ -199,10 +158,19 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_are_not_recorded_yet_are_recorded() {
+        let mut present = present();
+        let plan = Plan::Move { id: 2, peer: Some("p2:1".to_string()), thrift: None, admin: None };
+        present.members[2].is_moving = true;
+        let wanted = plan.apply(&present).expect("a valid plan").expect("a change");
+        assert_eq!(wanted[2].peer.as_deref(), Some("p2:1"));
+    }
+
+    #[test]
     fn a_new_member_is_an_observer_and_its_id_must_be_free() {
         let add = |id| Plan::Add { id, peer: "x:1".into(), thrift: "x:2".into(), admin: "x:3".into() };
         let wanted = add(3).apply(&present()).expect("free").expect("a change");
-        assert_eq!((wanted[3].id, wanted[3].role, wanted[3].peer.as_deref()), (3, Role::Observer, Some("x:1")));
+        assert_eq!((wanted[3].id, wanted[3].role, wanted[3].peer.as_deref()), (3, MemberRole::Observer, Some("x:1")));
         assert!(matches!(add(1).apply(&present()), Err(Failure::Failed(text)) if text.contains("a member already")));
     }
 

@@ -18,12 +18,14 @@ mod access;
 #[cfg(feature = "rocksdb")]
 mod backup;
 mod changes;
+mod addresses;
 mod configuration;
 #[cfg(feature = "rocksdb")]
 mod convert;
 mod data;
 mod health;
 mod limits;
+mod load;
 mod logging;
 mod members;
 mod network;

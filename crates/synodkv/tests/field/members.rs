@@ -1,19 +1,14 @@
 //! Tests of clusters whose members change, as an operator changes them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use kv_client::{ClientError, Database, Options, Transaction};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use crate::harness::{Cluster, Server, Setup, assert_exit, run, text};
+use crate::load::{Load, client_of};
 use crate::ports::free_address;
 use crate::waiting::eventually;
 
 /// A cluster that begins with one replica.
-async fn of_one() -> Cluster {
+pub async fn of_one() -> Cluster {
     let peer = vec![free_address()];
     let mut cluster = Cluster::with_peers(peer.clone(), &peer, Setup::default());
     cluster.servers[0].start();
@@ -23,7 +18,7 @@ async fn of_one() -> Cluster {
 
 impl Cluster {
     /// Makes a new machine an observer, and starts its server.
-    async fn join(&mut self, id: usize) {
+    pub async fn join(&mut self, id: usize) {
         assert_eq!(self.servers.len(), id);
         let (peer, thrift, admin) = (free_address(), free_address(), free_address());
         let (config, data) =
@@ -38,13 +33,13 @@ impl Cluster {
         self.servers.push(server);
     }
 
-    async fn restart(&mut self, server: usize) {
+    pub async fn restart(&mut self, server: usize) {
         self.servers[server].start();
         self.servers[server].live().await;
     }
 
     /// Waits until these vote, one of them leads, and each of them says so.
-    async fn voters_are(&self, expected: &[usize]) {
+    pub async fn voters_are(&self, expected: &[usize]) {
         eventually(&format!("{expected:?} vote"), async || {
             for server in expected {
                 let status = self.servers[*server].status().await?;
@@ -63,90 +58,11 @@ impl Cluster {
     }
 }
 
-/// A client that is given one address, and soon learns of new members.
-async fn client_of(server: &Server) -> Database {
-    let options = Options { refresh_interval: Duration::from_millis(100), ..Options::default() };
-    Database::connect([server.thrift.clone()], options).await.expect("a client")
-}
-
-/// Writers that go on whatever happens, and note what was acknowledged.
-struct Load {
-    stop: Arc<AtomicBool>,
-    acknowledged: Arc<Mutex<Vec<String>>>,
-    count: Arc<AtomicU64>,
-    /// The last error.
-    refusal: Arc<Mutex<String>>,
-    writers: JoinSet<()>,
-}
-
-impl Load {
-    async fn start(cluster: &Cluster) -> Load {
-        let mut load = Load {
-            stop: Arc::default(),
-            acknowledged: Arc::default(),
-            count: Arc::default(),
-            refusal: Arc::default(),
-            writers: JoinSet::new(),
-        };
-        for writer in 0..8 {
-            let client = client_of(&cluster.servers[0]).await;
-            let (stop, acknowledged, count) = (load.stop.clone(), load.acknowledged.clone(), load.count.clone());
-            let refusal = load.refusal.clone();
-            load.writers.spawn(async move {
-                for number in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let key = format!("load/{writer}/{number}");
-                    // A write whose outcome is unknown is just not noted.
-                    let set = |tx: Transaction| {
-                        let key = key.clone();
-                        async move {
-                            tx.set(&key, "value");
-                            Ok::<_, ClientError>(())
-                        }
-                    };
-                    match client.run(set).await {
-                        Ok(()) => {
-                            acknowledged.lock().expect("no panic").push(key);
-                            count.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(error) => *refusal.lock().expect("no panic") = error.to_string(),
-                    }
-                }
-            });
-        }
-        load
-    }
-
-    /// Waits until more writes were acknowledged.
-    async fn goes_on(&self) {
-        let before = self.count.load(Ordering::Relaxed);
-        eventually("more writes are acknowledged", async || match self.count.load(Ordering::Relaxed) - before {
-            more if more >= 50 => Ok(()),
-            more => Err(format!("only {more}: {}", self.refusal.lock().expect("no panic"))),
-        })
-        .await;
-    }
-
-    /// Ends the writers, and checks that everything acknowledged is there.
-    async fn end(mut self, client: &Database) {
-        self.stop.store(true, Ordering::Relaxed);
-        while self.writers.join_next().await.is_some() {}
-        let acknowledged = std::mem::take(&mut *self.acknowledged.lock().expect("no panic"));
-        let tx = client.transaction();
-        for key in &acknowledged {
-            let value = tx.get(key).await.expect("a value");
-            assert_eq!(value.as_deref(), Some(&b"value"[..]), "{key} of {} acknowledged", acknowledged.len());
-        }
-    }
-}
-
 #[test]
 fn a_cluster_grows_heals_and_shrinks_under_load_with_its_replicas_killed_in_turns() {
     run(async {
         let mut cluster = of_one().await;
-        let load = Load::start(&cluster).await;
+        let load = Load::start(&cluster.servers[0]).await;
         load.goes_on().await;
         cluster.join(1).await;
         cluster.join(2).await;
@@ -252,36 +168,14 @@ fn a_member_whose_addresses_change_is_found_again_and_its_disk_may_be_lost_meanw
         assert_exit(&cluster.cli(&["member", "promote", "1", "2"]), 0);
         cluster.voters_are(&[0, 1, 2]).await;
         for id in 1..3 {
-            let server = &mut cluster.servers[id];
-            assert!(server.stop().await.success());
-            let file = std::fs::read_to_string(&server.config).expect("a configuration");
-            let own = file.find(&format!("[[replication.replicas]]\nid = {id}\n")).expect("its entry");
-            let (before, entry) = file.split_at(own);
-            let address = |name: &str| {
-                let begin = entry.find(&format!("{name} = \"")).expect("an address") + name.len() + 4;
-                entry[begin..].split('"').next().expect("a string").to_string()
-            };
-            let mut moved = entry.to_string();
-            let (thrift, admin) = (free_address(), free_address());
-            for (old, new) in [
-                (address("peer"), free_address()),
-                (address("thrift"), thrift.clone()),
-                (address("admin"), admin.clone()),
-            ] {
-                moved = moved.replacen(&old, &new, 1);
-            }
-            std::fs::write(&server.config, format!("{before}{moved}")).expect("a configuration");
+            assert!(cluster.servers[id].stop().await.success());
+            cluster.servers[id].take_new_addresses(id);
             if id == 2 {
-                std::fs::remove_dir_all(&server.data_dir).expect("its data");
+                std::fs::remove_dir_all(&cluster.servers[id].data_dir).expect("its data");
             }
-            *server = Server::with_config(&server.config.clone(), &thrift, &admin, &server.data_dir.clone());
             cluster.restart(id).await;
             cluster.voters_are(&[0, 1, 2]).await;
-            eventually("the cluster knows its address", async || {
-                let status = cluster.servers[0].status().await?;
-                if status["replicas"][id]["thrift"] == thrift { Ok(()) } else { Err(status.to_string()) }
-            })
-            .await;
+            cluster.servers[0].knows_where_it_is(&cluster.servers[id], id).await;
         }
         // The two that moved make up a majority.
         cluster.servers[0].kill().await;
