@@ -24,6 +24,7 @@ use crate::recover::RecoverArgs;
 use crate::statement::commands;
 use crate::targets::{AdminTarget, ThriftTarget};
 use crate::text::Notation;
+use crate::top::{SlowArgs, TopArgs};
 use crate::upgrade::UpgradeArgs;
 use crate::usage::{REFUSED, epilogue, whole_number};
 
@@ -58,6 +59,8 @@ pub enum Command {
     Status(StatusArgs),
     Health(HealthArgs),
     Doctor(DoctorArgs),
+    Top(TopArgs),
+    Slow(SlowArgs),
     Failover(FailoverArgs),
     Member(MemberArgs),
     Join(JoinArgs),

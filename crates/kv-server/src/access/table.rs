@@ -102,6 +102,8 @@ pub enum Route {
     Ready,
     Status,
     Metrics,
+    Slow,
+    Top,
     RowsHash,
     ListFamilies,
     CreateFamily,
@@ -145,11 +147,13 @@ impl HttpMethod {
 
 impl Route {
     /// All routes.
-    pub const ALL: [Route; 24] = [
+    pub const ALL: [Route; 26] = [
         Route::Live,
         Route::Ready,
         Route::Status,
         Route::Metrics,
+        Route::Slow,
+        Route::Top,
         Route::RowsHash,
         Route::ListFamilies,
         Route::CreateFamily,
@@ -179,6 +183,8 @@ impl Route {
             Route::Ready => (HttpMethod::Get, "/health/ready"),
             Route::Status => (HttpMethod::Get, "/status"),
             Route::Metrics => (HttpMethod::Get, "/metrics"),
+            Route::Slow => (HttpMethod::Get, "/slow"),
+            Route::Top => (HttpMethod::Get, "/top"),
             Route::RowsHash => (HttpMethod::Get, "/rows/hash"),
             Route::ListFamilies => (HttpMethod::Get, "/column-families"),
             Route::CreateFamily => (HttpMethod::Post, "/column-families/{name}"),
@@ -209,6 +215,8 @@ impl Route {
             Route::Ready => "GET /health/ready",
             Route::Status => "GET /status",
             Route::Metrics => "GET /metrics",
+            Route::Slow => "GET /slow",
+            Route::Top => "GET /top",
             Route::RowsHash => "GET /rows/hash",
             Route::ListFamilies => "GET /column-families",
             Route::CreateFamily => "POST /column-families",
@@ -240,6 +248,8 @@ impl Route {
                 Rule::Cluster(Verb::AdminStatus)
             }
             Route::RowsHash | Route::CreateFamily | Route::DropFamily => Rule::Operation,
+            // They show keys, which those who only watch the servers need not know.
+            Route::Slow | Route::Top => Rule::Cluster(Verb::AdminMember),
             Route::Failover | Route::FinalizeUpgrade | Route::ChangeMembers => Rule::Cluster(Verb::AdminMember),
             Route::ShowAccess
             | Route::CheckAccess
@@ -262,6 +272,8 @@ impl Route {
             Route::Live | Route::Ready => None,
             Route::Status
             | Route::Metrics
+            | Route::Slow
+            | Route::Top
             | Route::RowsHash
             | Route::ListFamilies
             | Route::ShowMembers
