@@ -7,6 +7,8 @@
 //! | `/health/ready` | 200 when a linearizable read succeeds now, else 503; with `writes=1` when a write does as well |
 //! | `/status` | JSON: the cluster as this server sees it |
 //! | `/metrics` | Prometheus text |
+//! | `/slow` | JSON: the newest slow requests |
+//! | `/top` | JSON: the keys that are read, written or in conflict most |
 //! | `/rows/hash` | JSON: count and hash of rows of one family at one version, from the local database |
 //! | `/changes` | server-sent events: the changes of rows; see [`changes`] |
 //! | `/column-families` | JSON: the families that requests may name |
@@ -31,6 +33,7 @@ mod serving;
 mod stranger;
 mod upgrade;
 mod users;
+mod watched;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,7 +68,7 @@ use crate::space::SpaceWatch;
 use crate::thrift_server::Pools;
 use crate::upgrade::UpgradeControl;
 
-const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /rows/hash, /changes, /column-families, \
+const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /slow, /top, /rows/hash, /changes, /column-families, \
                      /column-families/NAME (POST, DELETE), /failover (POST), /upgrade/finalize (POST), /members (GET, POST) and /auth";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -127,6 +130,8 @@ fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
         Route::Ready => get(ready),
         Route::Status => get(status),
         Route::Metrics => get(metrics),
+        Route::Slow => get(watched::slow),
+        Route::Top => get(watched::top),
         Route::RowsHash => get(rows_hash),
         Route::Changes => get(changes::stream),
         Route::ListFamilies => get(families::list),

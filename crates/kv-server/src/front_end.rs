@@ -27,6 +27,8 @@ use crate::manager::Extension;
 use crate::membership::MemberControl;
 use crate::metrics::ServerMetrics;
 use crate::problems::Problems;
+use crate::process_metrics::ProcessCollector;
+use crate::request_watch::RequestWatch;
 use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
@@ -149,6 +151,7 @@ impl FrontEnd {
             column_families: config.storage.column_families.clone(),
             max_pin: Duration::from_secs(config.server.max_pin_seconds),
             gate,
+            watch: RequestWatch::new(config.log.slow_ms),
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
         let (most, most_admin) = (config.server.max_connections, config.server.max_admin_connections);
@@ -168,6 +171,8 @@ impl FrontEnd {
         problems.watch(move || ChangesCollector::problems(&*journals));
         metrics.watch(thrift.counters(), replicas);
         let collector = Box::new(SpaceCollector::new(space.clone()));
+        metrics.registry().register(collector).expect("registered once for each server");
+        let collector = Box::new(ProcessCollector::new(core.clone(), problems.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
 
         let listeners = [("thrift", &for_clients), ("admin", &for_operators)];

@@ -167,6 +167,7 @@ impl SpaceWatch {
 pub struct SpaceCollector {
     watch: std::sync::Arc<SpaceWatch>,
     free_bytes: IntGauge,
+    size_bytes: IntGauge,
     has_space: IntGauge,
 }
 
@@ -177,6 +178,7 @@ impl SpaceCollector {
         SpaceCollector {
             watch,
             free_bytes: gauge("synodkv_data_dir_free_bytes", "Bytes free in the file system of the data directory"),
+            size_bytes: gauge("synodkv_data_dir_size_bytes", "Size of the file system of the data directory"),
             has_space: gauge("synodkv_has_space", "0 while less than storage.min_free_mb is free"),
         }
     }
@@ -184,13 +186,17 @@ impl SpaceCollector {
 
 impl Collector for SpaceCollector {
     fn desc(&self) -> Vec<&Desc> {
-        [&self.free_bytes, &self.has_space].into_iter().flat_map(|gauge| gauge.desc()).collect()
+        [&self.free_bytes, &self.size_bytes, &self.has_space].into_iter().flat_map(|gauge| gauge.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.free_bytes.set(i64::try_from(self.watch.free_bytes()).unwrap_or(i64::MAX));
+        if let Ok(found) = rustix::fs::statvfs(&self.watch.path) {
+            let size = found.f_blocks.saturating_mul(found.f_frsize);
+            self.size_bytes.set(i64::try_from(size).unwrap_or(i64::MAX));
+        }
         self.has_space.set(i64::from(self.watch.has_space()));
-        [&self.free_bytes, &self.has_space].into_iter().flat_map(|gauge| gauge.collect()).collect()
+        [&self.free_bytes, &self.size_bytes, &self.has_space].into_iter().flat_map(|gauge| gauge.collect()).collect()
     }
 }
 

@@ -26,6 +26,7 @@ use crate::restore_cmd::RestoreArgs;
 use crate::statement::commands;
 use crate::targets::{AdminTarget, ThriftTarget};
 use crate::text::Notation;
+use crate::top::{SlowArgs, TopArgs};
 use crate::upgrade::UpgradeArgs;
 use crate::usage::{REFUSED, epilogue, whole_number};
 use crate::watch::WatchArgs;
@@ -61,6 +62,8 @@ pub enum Command {
     Status(StatusArgs),
     Health(HealthArgs),
     Doctor(DoctorArgs),
+    Top(TopArgs),
+    Slow(SlowArgs),
     Failover(FailoverArgs),
     Member(MemberArgs),
     Join(JoinArgs),

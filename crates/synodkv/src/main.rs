@@ -43,6 +43,7 @@ mod status;
 mod supervisor;
 mod targets;
 mod text;
+mod top;
 mod txn;
 mod upgrade;
 mod usage;
@@ -121,6 +122,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Auth(args) => on_one_thread()?.block_on(auth::run(args)),
         Command::Doctor(args) => on_one_thread()?.block_on(doctor::run(args)),
         Command::Health(args) => on_one_thread()?.block_on(health::run(args)),
+        Command::Top(args) => on_one_thread()?.block_on(top::run(args)),
+        Command::Slow(args) => on_one_thread()?.block_on(top::slow(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),
         Command::Set(args) => on_one_thread()?.block_on(data::set(args)),

@@ -106,6 +106,8 @@ pub enum Route {
     Ready,
     Status,
     Metrics,
+    Slow,
+    Top,
     RowsHash,
     Changes,
     ListFamilies,
@@ -150,11 +152,13 @@ impl HttpMethod {
 
 impl Route {
     /// All routes.
-    pub const ALL: [Route; 25] = [
+    pub const ALL: [Route; 27] = [
         Route::Live,
         Route::Ready,
         Route::Status,
         Route::Metrics,
+        Route::Slow,
+        Route::Top,
         Route::RowsHash,
         Route::Changes,
         Route::ListFamilies,
@@ -185,6 +189,8 @@ impl Route {
             Route::Ready => (HttpMethod::Get, "/health/ready"),
             Route::Status => (HttpMethod::Get, "/status"),
             Route::Metrics => (HttpMethod::Get, "/metrics"),
+            Route::Slow => (HttpMethod::Get, "/slow"),
+            Route::Top => (HttpMethod::Get, "/top"),
             Route::RowsHash => (HttpMethod::Get, "/rows/hash"),
             Route::Changes => (HttpMethod::Get, "/changes"),
             Route::ListFamilies => (HttpMethod::Get, "/column-families"),
@@ -216,6 +222,8 @@ impl Route {
             Route::Ready => "GET /health/ready",
             Route::Status => "GET /status",
             Route::Metrics => "GET /metrics",
+            Route::Slow => "GET /slow",
+            Route::Top => "GET /top",
             Route::RowsHash => "GET /rows/hash",
             Route::Changes => "GET /changes",
             Route::ListFamilies => "GET /column-families",
@@ -248,6 +256,8 @@ impl Route {
                 Rule::Cluster(Verb::AdminStatus)
             }
             Route::RowsHash | Route::Changes | Route::CreateFamily | Route::DropFamily => Rule::Operation,
+            // They show keys, which those who only watch the servers need not know.
+            Route::Slow | Route::Top => Rule::Cluster(Verb::AdminMember),
             Route::Failover | Route::FinalizeUpgrade | Route::ChangeMembers => Rule::Cluster(Verb::AdminMember),
             Route::ShowAccess
             | Route::CheckAccess
@@ -271,6 +281,8 @@ impl Route {
             Route::Live | Route::Ready | Route::Changes => None,
             Route::Status
             | Route::Metrics
+            | Route::Slow
+            | Route::Top
             | Route::RowsHash
             | Route::ListFamilies
             | Route::ShowMembers

@@ -344,11 +344,13 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// The file that the log is written to; `None` for standard error.
     pub file: Option<PathBuf>,
+    /// A request that takes this long gets a line. 0: none does.
+    pub slow_ms: u64,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        LogSettings { level: "info".to_string(), format: LogFormat::Text, file: None }
+        LogSettings { level: "info".to_string(), format: LogFormat::Text, file: None, slow_ms: 100 }
     }
 }
 

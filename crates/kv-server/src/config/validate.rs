@@ -486,6 +486,7 @@ fn check_audit(audit: &AuditSettings, sources: &Sources) -> Result<(), ConfigErr
 }
 
 fn check_log(log: &LogSettings, sources: &Sources) -> Result<(), ConfigError> {
+    check_bounds(&[("log.slow_ms", log.slow_ms, 0..=HOUR_MS)], sources)?;
     if log.file.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
         let wanted = "a path is needed; leave it out to log to standard error";
         return Err(ConfigError::value("log.file", "\"\"", wanted, &sources.origin("log.file")));

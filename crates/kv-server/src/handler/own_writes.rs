@@ -15,6 +15,7 @@ use super::*;
 use crate::access::Gate;
 use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases};
 use crate::fault_injection::FaultInjector;
+use crate::request_watch::RequestWatch;
 use crate::router::RequestRouter;
 use crate::service_core::CoreParts;
 use crate::thrift_server::{ThriftServer, ThriftServerOptions};
@@ -176,6 +177,7 @@ async fn stage() -> Stage {
         column_families: Vec::new(),
         max_pin: Duration::from_secs(1),
         gate: Arc::new(Gate::open()),
+        watch: RequestWatch::new(0),
     }));
     let handler = Arc::new(UnifiedThriftHandler::new(core, metrics));
     let options = ThriftServerOptions { max_value_bytes: 100, request_timeout_ms: 600_000, ..Default::default() };

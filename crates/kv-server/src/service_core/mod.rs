@@ -33,6 +33,7 @@ use crate::access::{Gate, check_needs};
 use crate::cluster::{ClusterView, LocalDatabases};
 use crate::fault_injection::{FaultInjector, FaultRequest};
 use crate::metrics::ServerMetrics;
+use crate::request_watch::RequestWatch;
 use crate::router::{RequestContext, RequestRouter};
 
 /// The parts that the core uses.
@@ -55,6 +56,8 @@ pub struct CoreParts {
     pub max_pin: Duration,
     /// Decides which requests are served.
     pub gate: Arc<Gate>,
+    /// Watches requests for operators.
+    pub watch: RequestWatch,
 }
 
 /// The service behind all interfaces.
@@ -76,6 +79,11 @@ impl KvServiceCore {
     /// Decides which requests are served.
     pub fn gate(&self) -> &Arc<Gate> {
         &self.parts.gate
+    }
+
+    /// Slow requests and the most used keys.
+    pub fn watch(&self) -> &RequestWatch {
+        &self.parts.watch
     }
 
     /// The databases of this process.
@@ -290,6 +298,7 @@ impl KvServiceCore {
 
     /// The only way to the router: whatever is not allowed ends here.
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        let begun = self.parts.watch.begin(&operation);
         let allowed = self.check(&operation, context);
         let audit = self.parts.gate.audit();
         let recording = audit.and_then(|audit| audit.begin(&operation, &context.caller, allowed.is_err()));
@@ -300,6 +309,7 @@ impl KvServiceCore {
         if let Some(recording) = recording {
             recording.end_with(&outcome).await;
         }
+        self.parts.watch.end(begun, &outcome, context);
         outcome
     }
 

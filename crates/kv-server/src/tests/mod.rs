@@ -16,6 +16,7 @@ mod ranges;
 mod selectors;
 mod shutdown;
 mod strangers;
+mod watched;
 
 use client::Client;
 use kv_api::thrift::generated::{self as wire};

@@ -14,7 +14,7 @@ use crate::targets::AdminTarget;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Clocks that differ more than this, and more than could be measured.
 const CLOCKS_DIFFER_MS: f64 = 500.0;
-/// Entries that a replica may be behind the primary without a word about it.
+/// A replica that is more entries behind the primary lags.
 const LAG: u64 = 100_000;
 
 /// The clock of a server, compared with that of this machine.
@@ -86,7 +86,7 @@ fn reachability(gathered: &Gathered, report: &mut Report) {
     }
 }
 
-/// What the servers report themselves.
+/// The problems that the servers report themselves.
 fn problems(gathered: &Gathered, report: &mut Report) {
     report.check("problems");
     for answer in &gathered.answers {

@@ -1,4 +1,4 @@
-//! What a check found, and the report of all checks.
+//! A finding of a check, and the report of all checks.
 
 use std::fmt;
 
@@ -33,9 +33,9 @@ pub struct Finding {
     /// A stable name for programs, in snake case.
     pub name: String,
     pub severity: Severity,
-    /// What was found, with numbers.
+    /// The condition, with numbers.
     pub text: String,
-    /// What to do about it.
+    /// The next step of the operator.
     pub remedy: String,
 }
 

@@ -55,7 +55,7 @@ fn peers(config: &Config, report: &mut Report) {
     }
 }
 
-/// What a server refuses at its start is an error, and what somebody allowed is a warning.
+/// An error if a server refuses it at its start, a warning if somebody set `allow_insecure`.
 fn refused_or_allowed(name: &str, text: String, remedy: &str, is_allowed: bool, report: &mut Report) {
     match is_allowed {
         true => report.warn(name, format!("{text} (allow_insecure = true)"), remedy),

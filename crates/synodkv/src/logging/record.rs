@@ -12,6 +12,8 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 const DISTINGUISHING: &[&str] = &["peer", "replica", "location"];
 /// The count of a call site with a throttle of its own; added to [`Record::held_back`].
 const HELD_BACK: &str = "held_back";
+/// Lines about slow requests are limited, and counted, where they come from.
+const OWN_LIMIT: &str = "synodkv::slow";
 
 /// The value of a field. JSON keeps these types.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,9 +77,10 @@ impl Record {
         record
     }
 
-    /// Whether the line is throttled: `info` and above, which operators read.
+    /// Whether the line is throttled: `info` and above, which operators read, unless its source has
+    /// a limit of its own.
     pub fn is_for_operators(&self) -> bool {
-        self.level <= Level::INFO
+        self.level <= Level::INFO && self.target != OWN_LIMIT
     }
 
     fn take(&mut self, name: &'static str, value: Value) {

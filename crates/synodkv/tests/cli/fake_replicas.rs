@@ -51,6 +51,16 @@ impl FakeReplicas {
         self.status.lock().expect("no panic while locked")["problems"] = json!([problem]);
     }
 
+    /// Sets a field of the status.
+    pub fn set(&self, field: &str, value: Value) {
+        self.status.lock().expect("no panic while locked")[field] = value;
+    }
+
+    /// Sets a field of a replica in the status.
+    pub fn set_of_replica(&self, id: usize, field: &str, value: Value) {
+        self.status.lock().expect("no panic while locked")["replicas"][id][field] = value;
+    }
+
     /// Sets the problem of a replica in the status.
     pub fn set_problem(&self, id: usize, problem: &str) {
         let mut status = self.status.lock().expect("no panic while locked");

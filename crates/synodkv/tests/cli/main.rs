@@ -2,9 +2,11 @@
 
 mod bench;
 mod bytes;
+mod doctor;
 mod exit_status;
 mod fake_replicas;
 mod import;
+mod monitoring;
 mod outputs;
 mod predecessor;
 mod replicated;
@@ -13,6 +15,7 @@ mod shell;
 #[path = "../cluster/signals.rs"]
 mod signals;
 mod terminal;
+mod top;
 mod txn;
 mod watch;
 

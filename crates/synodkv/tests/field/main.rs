@@ -15,10 +15,10 @@ mod thrift;
 mod waiting;
 
 mod access;
+mod addresses;
 #[cfg(feature = "rocksdb")]
 mod backup;
 mod changes;
-mod addresses;
 mod configuration;
 #[cfg(feature = "rocksdb")]
 mod convert;

@@ -24,6 +24,7 @@ use super::{Gate, Rule, TestPolicy, add_user, record, session, token};
 use crate::cluster::{ClusterSnapshot, ClusterView, LocalDatabase, LocalDatabases};
 use crate::fault_injection::FaultInjector;
 use crate::metrics::ServerMetrics;
+use crate::request_watch::RequestWatch;
 use crate::router::{RequestContext, RequestRouter};
 use crate::service_core::{
     CommitRequest, CoreParts, KvServiceCore, OperationRequest, PollRequest, RangeRequest, WatchRequest,
@@ -601,6 +602,7 @@ pub(super) fn core_on(router: Arc<dyn RequestRouter>, gate: Arc<Gate>) -> KvServ
         column_families: Vec::new(),
         max_pin: Duration::from_secs(1),
         gate,
+        watch: RequestWatch::new(0),
     })
 }
 
