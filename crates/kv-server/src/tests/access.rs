@@ -59,7 +59,7 @@ impl Guarded {
     }
 
     /// Creates a user whose role has these grants, and its token.
-    async fn user(&self, name: &str, id: u64, grants: &[&str]) {
+    pub(super) async fn user(&self, name: &str, id: u64, grants: &[&str]) {
         let encoded = |grant: &&str| format!("grant={}", grant.replace(' ', "%20").replace('\\', "%5C"));
         let grants: Vec<String> = grants.iter().map(encoded).collect();
         self.post(Some(1), &format!("/auth/roles/of-{name}?{}", grants.join("&"))).await;

@@ -6,6 +6,7 @@ mod admin;
 mod breaking_off;
 mod client;
 mod commits;
+mod console;
 mod families;
 mod faults;
 mod limits;
