@@ -225,7 +225,7 @@ async fn only_the_console_of_this_server_may_ask_for_changes_and_only_if_it_is_a
         let forbidden = |status: StatusCode| status == StatusCode::FORBIDDEN;
         assert_eq!(forbidden(json_of(ask("/failover", &own, None)).await.0), !allowed);
         assert_eq!(forbidden(json_of(ask("/members", &own, None)).await.0), !allowed);
-        // What a change needs may always be asked, by the console.
+        // The console may always ask for the conditions of a change.
         assert!(!forbidden(json_of(ask("/members?dry_run=1", &own, None)).await.0));
         assert_eq!(forbidden(json_of(ask("/members?dry_run=0", &own, None)).await.0), !allowed);
         assert!(forbidden(json_of(ask("/members?dry_run=1", &other, None)).await.0));

@@ -15,7 +15,8 @@ use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use kv_api::{KvError, Row, Rows};
+use kv_api::access::{Keys, Need, Verb};
+use kv_api::{DEFAULT_COLUMN_FAMILY, KvError, Row, Rows};
 use serde_json::{Value, json};
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
@@ -28,7 +29,7 @@ use crate::service_core::{KvServiceCore, RangeRequest};
 const TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 500;
-/// Most reads for one answer. What is missing then comes with the next one.
+/// Maximum number of reads for one answer. The rest comes with the next one.
 const MAX_READS: usize = 64;
 /// A read ends once it holds this many bytes.
 const READ_BYTES: i32 = 256 << 10;
@@ -66,7 +67,7 @@ enum At {
     Now,
     /// The state at a version.
     Version(i64),
-    /// Whatever this server has; needs no majority.
+    /// The state that this server has; needs no majority.
     Stale,
 }
 
@@ -152,6 +153,16 @@ impl List {
         let rest = &key[self.prefix.len()..];
         let end = rest.iter().position(|byte| *byte == delimiter)?;
         Some(key.slice(..self.prefix.len() + end + 1))
+    }
+
+    /// A denial in terms of the prefix, and not of the range that was read for it.
+    fn denial(&self, error: KvError, context: &RequestContext) -> KvError {
+        let family = self.family.as_deref().filter(|family| *family != DEFAULT_COLUMN_FAMILY).unwrap_or_default();
+        let need = Need::of(Verb::Read, family, Keys::Prefix(&self.prefix));
+        match error {
+            KvError::Forbidden(_) => context.caller.check(&need).err().unwrap_or(error),
+            error => error,
+        }
     }
 
     /// Where the first read begins.
@@ -266,8 +277,8 @@ pub(in crate::admin) async fn list(
         if collected.entries.len() == list.limit {
             break;
         }
-        let rows = read_range(&interface.core, &list, begin, end.clone(), version, &context).await?;
-        collected.add(&list, &rows);
+        let rows = read_range(&interface.core, &list, begin, end.clone(), version, &context).await;
+        collected.add(&list, &rows.map_err(|error| list.denial(error, &context))?);
     }
     let last = collected.entries.last().filter(|_| collected.next.is_some());
     let next = last.map(|entry| to_hex(entry.name()));

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/`, `/console`, `/console/` | redirections to the first screen |
 //! | `/console/NAME` | a file of the console; a NAME without a dot is a screen, which the page itself shows |
-//! | `/console/api/session` | JSON: who asks, what they may see, what this server offers |
+//! | `/console/api/session` | JSON: the user, their rights, the abilities of this server |
 //! | `/console/api/series` | JSON: the recent past of some figures; see [`series`] |
 //! | `/console/api/config` | JSON: every setting, its value and its origin; see [`settings`] |
 //! | `/console/api/keys`, `/console/api/key` | JSON: keys below a prefix, one value; see [`keys`] |
@@ -75,7 +75,7 @@ impl Console {
     }
 }
 
-/// Who asks, and what this server offers to them.
+/// The user behind a request, and the screens and actions that this server offers to them.
 pub(super) async fn session(
     State(interface): State<Arc<AdminInterface>>,
     Extension(caller): Extension<Caller>,

@@ -103,7 +103,7 @@ pub(super) async fn run(metrics: Arc<ServerMetrics>, series: Arc<SharedSeries>, 
     }
 }
 
-/// What the last sample counted, from which rates follow.
+/// Keeps the counts of the last sample, from which rates follow.
 #[derive(Default)]
 struct Sampler {
     last: Option<(Instant, Vec<Counted>)>,

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::super::Refusal;
 use super::sampler::FIGURES;
 
-/// Most series.
+/// Maximum number of series.
 pub(super) const MAX_SERIES: usize = 40;
 /// Points of one second.
 const FINE: usize = 600;
@@ -160,7 +160,7 @@ impl SharedSeries {
 #[derive(Serialize)]
 pub struct Page {
     step_seconds: u64,
-    /// Most points that a series can have.
+    /// Maximum number of points of a series.
     length: usize,
     /// The tick of the last point of each series, to be given as `after` next time; `null` while
     /// there is none.

@@ -1,7 +1,7 @@
 //! The settings in force, for the screen "Configuration".
 //!
 //! No setting holds a secret: keys and tokens stand in files, and a setting gives their path only.
-//! A key that is called like a secret is left out all the same, so that a later one cannot slip in.
+//! A key that is called like a secret is left out, too, so that a later one cannot slip in.
 
 use serde::Serialize;
 use serde_json::Value;

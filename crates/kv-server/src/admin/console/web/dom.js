@@ -37,6 +37,18 @@ export function show(element, ...children) {
   add(element, children);
 }
 
+/** As `show`, but leaves equal content alone, so that a selection in it, or the focus, stays. */
+export function update(element, ...children) {
+  const made = document.createElement(element.nodeName);
+  add(made, children);
+  if (!sameChildren(made, element)) element.replaceChildren(...made.childNodes);
+}
+
+function sameChildren(one, other) {
+  return one.childNodes.length === other.childNodes.length
+    && Array.from(one.childNodes).every((child, at) => child.isEqualNode(other.childNodes[at]));
+}
+
 /** A message in the place of content: loading, empty, an error. */
 export function state(text, ...more) {
   return h("div", { class: "state" }, h("p", {}, text), more);

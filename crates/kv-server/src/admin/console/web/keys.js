@@ -70,7 +70,7 @@ function crumbs(view, open) {
       h("a", { href: addressOf({ ...view, prefix, key: null }), onclick: go(prefix, open) }, escaped(bytes.subarray(begin, at + 1))));
     begin = at + 1;
   }
-  return h("nav", { class: "crumbs", "aria-label": "Prefix" }, parts);
+  return h("nav", { class: "crumbs", "aria-label": "Place" }, parts);
 }
 
 function go(prefix, open) {

@@ -2,7 +2,7 @@
 // primary, other members. The conditions of a change of members are always asked first.
 
 import { get, post } from "./api.js";
-import { card, choice, confirmIt, copy, failure, h, note, pill, show, state } from "./dom.js";
+import { card, choice, confirmIt, copy, failure, h, note, pill, show, state, update } from "./dom.js";
 import { count } from "./format.js";
 import { consoleLink, lagOf } from "./overview.js";
 
@@ -32,7 +32,7 @@ export function mount(root, context) {
   const drawAll = () => {
     const status = context.status.data;
     if (!members || !status) return;
-    show(list, drawMembers(members, status));
+    update(list, drawMembers(members, status));
     // What somebody is filling in must not be drawn again under their hands.
     const key = JSON.stringify([members.epoch, status.primary, status.node_id, members.members.map((one) => [one.id, one.role])]);
     if (key === drawn) return;
@@ -126,7 +126,9 @@ function drawChange(members, status, context, reload) {
   const result = h("div", { "aria-live": "polite" });
   let kind = "promote";
   const fields = {};
+  let isForced = false;
   const drawForm = () => {
+    isForced = false;
     show(result);
     const ofRole = { promote: "observer", demote: "voter" }[kind];
     const candidates = members.members.filter((one) => !ofRole || one.role === ofRole);
@@ -139,7 +141,7 @@ function drawChange(members, status, context, reload) {
     show(form, inputs, h("button", { type: "submit", class: "primary" }, "Check what that needs"));
   };
   async function check() {
-    const wanted = wantedMembers(members, kind, fields);
+    const wanted = { ...wantedMembers(members, kind, fields), force: isForced };
     show(result, state("Checking …"));
     try {
       const answer = await post("/members?dry_run=1", wanted);
@@ -164,14 +166,18 @@ function drawChange(members, status, context, reload) {
       context.refresh();
     };
     const button = h("button", { type: "button", class: "danger", disabled: Boolean(stopped) || !answer.allowed, onclick: act }, "Change the members …");
+    const unmet = answer.checks.filter((one) => !one.ok);
+    const mayForce = isForced || (unmet.length > 0 && unmet.every((one) => one.can_be_forced));
+    const force = h("input", { type: "checkbox", id: "force", checked: isForced, onchange: () => { isForced = force.checked; check(); } });
     return h("div", { class: "checks" },
       h("h3", {}, answer.allowed ? "Possible now" : "Not possible now"),
       h("ul", {}, answer.checks.map((one) => h("li", { class: one.ok ? "ok" : "no" },
         h("span", { "aria-label": one.ok ? "met" : "not met", role: "img" }, one.ok ? "✓" : "✗"),
         h("div", {}, one.name.replaceAll("_", " "), one.reason && h("p", { class: "remedy" }, one.reason))))),
+      mayForce && h("div", { class: "row" }, force, h("label", { for: "force" }, "Do it although a failure of one more member may then stop the cluster")),
       stopped && h("p", { class: "obstacle" }, stopped),
       h("div", { class: "row" }, button),
-      command(shellOf(kind, fields)));
+      command(`${shellOf(kind, fields)}${isForced ? " --force" : ""}`));
   }
   drawForm();
   return card("Change the members",

@@ -1,7 +1,7 @@
 // The first screen: is everything well, and if not, what is to be done?
 
 import { repeat } from "./api.js";
-import { card, choice, failure, h, pill, show, state } from "./dom.js";
+import { card, choice, failure, h, pill, show, state, update } from "./dom.js";
 import { bytes, clock, count, span } from "./format.js";
 import { Charts, Series } from "./chart.js";
 
@@ -20,9 +20,9 @@ export function mount(root, context) {
   show(verdict, state("Asking for the state of the cluster …"));
   const stopStatus = context.onStatus(({ data, error, at }) => {
     if (!data) return show(verdict, failure(error, context.refresh));
-    show(verdict, drawVerdict(data, error, at));
-    show(problems, drawProblems(data));
-    show(replicas, drawReplicas(data));
+    update(verdict, drawVerdict(data, error, at));
+    update(problems, drawProblems(data));
+    update(replicas, drawReplicas(data));
   });
   const stopFigures = mountFigures(figures);
   return () => { stopStatus(); stopFigures(); };
