@@ -21,11 +21,13 @@
 //! | POST `/members` | replaces the members by those in the body; with `dry_run=1` lists what that needs. A secondary answers
 //! with a redirection (307) to the primary, and a change that is meant for another epoch gets 409 with the present members |
 //! | `/auth` and the paths below it | users, roles and tokens; see [`users`] |
+//! | `/`, `/console` and the paths below it | the web console, and the JSON that only it needs; see [`console`] |
 //!
 //! While authentication is enabled, all but `/health` needs `Authorization: Bearer TOKEN`, or a
 //! client certificate. The table of [`crate::access`] says who may use which route. Every error is JSON whose field `error` says what is allowed. This interface never writes rows.
 
 mod changes;
+mod console;
 mod families;
 mod guard;
 mod members;
@@ -50,6 +52,7 @@ use kv_api::{DEFAULT_COLUMN_FAMILY, KvError, Version};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+pub(crate) use console::Console;
 pub use serving::bind;
 pub(crate) use serving::{OPERATOR, serve};
 
@@ -69,7 +72,7 @@ use crate::thrift_server::Pools;
 use crate::upgrade::UpgradeControl;
 
 const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /slow, /top, /rows/hash, /changes, /column-families, \
-                     /column-families/NAME (POST, DELETE), /failover (POST), /upgrade/finalize (POST), /members (GET, POST) and /auth";
+                     /column-families/NAME (POST, DELETE), /failover (POST), /upgrade/finalize (POST), /members (GET, POST), /auth and /console";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long `/rows/hash` waits for the replica to apply the version and for a read slot.
@@ -107,6 +110,8 @@ pub struct AdminInterface {
     pub settings: Map<String, Value>,
     /// The memory budgets of requests and replies, with their present use.
     pub pools: Pools,
+    /// For the web console.
+    pub(crate) console: Console,
 }
 
 /// Every route comes from the table of [`Route`]s, behind its guard.
@@ -118,7 +123,7 @@ fn routes(interface: AdminInterface) -> Router {
     };
     Route::ALL
         .iter()
-        .fold(Router::new(), add)
+        .fold(console::pages(), add)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(interface)
@@ -153,6 +158,11 @@ fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
         Route::RevokeToken => access_change(route, users::revoke_token),
         Route::SetRole => access_change(route, users::set_role),
         Route::RemoveRole => access_change(route, users::remove_role),
+        Route::ConsoleSession => get(console::session),
+        Route::ConsoleSeries => get(console::series),
+        Route::ConsoleConfig => get(console::config),
+        Route::ConsoleKeys => get(console::keys::list),
+        Route::ConsoleKey => get(console::keys::show),
     }
 }
 
@@ -208,7 +218,8 @@ async fn wrong_method(method: Method, uri: Uri) -> Refusal {
         .filter(|(_, pattern)| fits(pattern, uri.path()))
         .map(|(method, _)| method.name())
         .collect();
-    let allowed = allowed.join(" and ");
+    // The files of the console are in no table.
+    let allowed = if allowed.is_empty() { "GET".to_string() } else { allowed.join(" and ") };
     Refusal(StatusCode::METHOD_NOT_ALLOWED, format!("`{}` answers {allowed} only, not {method}", uri.path()))
 }
 

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{AuditLog, Gate, JwtKeys, PolicySource};
-use crate::admin::{self, AdminInterface};
+use crate::admin::{self, AdminInterface, Console};
 use crate::budget::{self, Budget};
 use crate::certificates::{self, Watched};
 use crate::changes::ChangesCollector;
@@ -200,6 +200,7 @@ impl FrontEnd {
             budget,
             settings: config.shared_settings(),
             pools: thrift.pools(),
+            console: Console::new(config),
         };
         Ok(FrontEnd {
             thrift_addr,

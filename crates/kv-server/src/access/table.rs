@@ -32,6 +32,11 @@ fn takes_part() -> Rule {
     Rule::Somewhere(Verbs::of(&[Verb::Read, Verb::Write, Verb::Watch, Verb::AdminStatus]))
 }
 
+/// Any right that some screen of the console needs.
+fn sees_the_console() -> Rule {
+    Rule::Somewhere(Verbs::of(&[Verb::Read, Verb::Write, Verb::Watch, Verb::AdminStatus, Verb::AdminMember]))
+}
+
 /// The rule for a Thrift method.
 pub fn rule_of_method(method: Method) -> Rule {
     match method {
@@ -129,6 +134,11 @@ pub enum Route {
     RevokeToken,
     SetRole,
     RemoveRole,
+    ConsoleSession,
+    ConsoleSeries,
+    ConsoleConfig,
+    ConsoleKeys,
+    ConsoleKey,
 }
 
 /// The HTTP method of a route.
@@ -152,7 +162,7 @@ impl HttpMethod {
 
 impl Route {
     /// All routes.
-    pub const ALL: [Route; 27] = [
+    pub const ALL: [Route; 32] = [
         Route::Live,
         Route::Ready,
         Route::Status,
@@ -180,6 +190,11 @@ impl Route {
         Route::RevokeToken,
         Route::SetRole,
         Route::RemoveRole,
+        Route::ConsoleSession,
+        Route::ConsoleSeries,
+        Route::ConsoleConfig,
+        Route::ConsoleKeys,
+        Route::ConsoleKey,
     ];
 
     /// Its HTTP method and its path; a part in braces stands for any text.
@@ -212,6 +227,11 @@ impl Route {
             Route::RevokeToken => (HttpMethod::Delete, "/auth/tokens/{id}"),
             Route::SetRole => (HttpMethod::Post, "/auth/roles/{name}"),
             Route::RemoveRole => (HttpMethod::Delete, "/auth/roles/{name}"),
+            Route::ConsoleSession => (HttpMethod::Get, "/console/api/session"),
+            Route::ConsoleSeries => (HttpMethod::Get, "/console/api/series"),
+            Route::ConsoleConfig => (HttpMethod::Get, "/console/api/config"),
+            Route::ConsoleKeys => (HttpMethod::Get, "/console/api/keys"),
+            Route::ConsoleKey => (HttpMethod::Get, "/console/api/key"),
         }
     }
 
@@ -245,6 +265,11 @@ impl Route {
             Route::RevokeToken => "DELETE /auth/tokens",
             Route::SetRole => "POST /auth/roles",
             Route::RemoveRole => "DELETE /auth/roles",
+            Route::ConsoleSession => "GET /console/api/session",
+            Route::ConsoleSeries => "GET /console/api/series",
+            Route::ConsoleConfig => "GET /console/api/config",
+            Route::ConsoleKeys => "GET /console/api/keys",
+            Route::ConsoleKey => "GET /console/api/key",
         }
     }
 
@@ -258,6 +283,9 @@ impl Route {
             Route::RowsHash | Route::Changes | Route::CreateFamily | Route::DropFamily => Rule::Operation,
             // They show keys, which those who only watch the servers need not know.
             Route::Slow | Route::Top => Rule::Cluster(Verb::AdminMember),
+            Route::ConsoleSeries | Route::ConsoleConfig => Rule::Cluster(Verb::AdminStatus),
+            Route::ConsoleSession => sees_the_console(),
+            Route::ConsoleKeys | Route::ConsoleKey => Rule::Somewhere(Verbs::of(&[Verb::Read])),
             Route::Failover | Route::FinalizeUpgrade | Route::ChangeMembers => Rule::Cluster(Verb::AdminMember),
             Route::ShowAccess
             | Route::CheckAccess
@@ -279,6 +307,11 @@ impl Route {
         match self {
             // Each poll of a stream of changes is recorded by itself.
             Route::Live | Route::Ready | Route::Changes => None,
+            // Open pages ask for these again and again.
+            Route::ConsoleSession | Route::ConsoleSeries => None,
+            // The reads that they make are recorded.
+            Route::ConsoleKeys | Route::ConsoleKey => None,
+            Route::ConsoleConfig => Some(Kind::Read),
             Route::Status
             | Route::Metrics
             | Route::Slow
@@ -307,5 +340,10 @@ impl Route {
     /// Whether it changes something, so that no web page may ask for it.
     pub fn changes(self) -> bool {
         self.place().0 != HttpMethod::Get
+    }
+
+    /// Whether only the web console needs it. A page of another site must not get its answer.
+    pub fn is_of_console(self) -> bool {
+        self.place().1.starts_with("/console/")
     }
 }

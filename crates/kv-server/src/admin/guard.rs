@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use kv_api::KvError;
 
+use super::console::origin;
 use super::{AdminInterface, Refusal};
 use crate::access::{Kind, Route, Session};
 
@@ -20,7 +21,7 @@ pub(super) async fn admit(
     let session = request.extensions().get::<Arc<Session>>().expect("the listener gives each request its session");
     let session = session.clone();
     let gate = interface.core.gate();
-    if let Err(refusal) = refuse_web_pages(route, request.headers()) {
+    if let Err(refusal) = refuse_web_pages(route, &request, &interface) {
         return refusal.into_response();
     }
     let admitted = bearer(request.headers()).and_then(|token| gate.admit(&session, token, route.name(), route.rule()));
@@ -48,16 +49,38 @@ pub(super) async fn admit(
     response
 }
 
-/// Refuses changes that a web page asks for. Only a browser sends an Origin, and opening a page
-/// must not let that page change the cluster.
-fn refuse_web_pages(route: Route, headers: &HeaderMap) -> Result<(), Refusal> {
-    match route.changes() && headers.contains_key(header::ORIGIN) {
-        true => Err(Refusal(
-            StatusCode::FORBIDDEN,
-            "a web page may not ask for this; use the `synodkv` command or curl".into(),
-        )),
-        false => Ok(()),
+/// Refuses changes that a web page asks for, unless it is the console of this server and may. Only a browser
+/// sends an Origin, and opening a page must not let that page change the cluster, or read its rows.
+fn refuse_web_pages(route: Route, request: &Request, interface: &AdminInterface) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let forbidden = |reason: &str| Err(Refusal(StatusCode::FORBIDDEN, reason.into()));
+    if !route.changes() {
+        return match route.is_of_console() && !origin::is_addressed_safely(headers) {
+            true => forbidden(
+                "without a token, the console answers at an address such as 127.0.0.1 or at localhost only, not at \
+                 another name: a page of somebody else could stand behind that",
+            ),
+            false => Ok(()),
+        };
     }
+    if !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    if !origin::is_own_page(headers) {
+        return forbidden("a web page may not ask for this; use the `synodkv` command or curl");
+    }
+    match interface.console.writes() || (route == Route::ChangeMembers && is_dry_run(request)) {
+        true => Ok(()),
+        false => forbidden(
+            "a web page may not ask for this, not even the console, unless admin.console_writes = true; use the \
+             `synodkv` command or curl",
+        ),
+    }
+}
+
+/// Whether the request only asks what a change needs. A repeated parameter is no clear wish.
+fn is_dry_run(request: &Request) -> bool {
+    request.uri().query() == Some("dry_run=1")
 }
 
 /// The token of `Authorization: Bearer TOKEN`.

@@ -239,6 +239,11 @@ impl Config {
         self.origins.contains_key(key)
     }
 
+    /// Every key (`section.key`) with its value.
+    pub(crate) fn values(&self) -> Vec<(String, Value)> {
+        flat(self)
+    }
+
     /// This configuration as a file, each value with its origin. `original` is the configuration
     /// before `lowered_by` lowered some of its values.
     pub fn describe(&self, original: &Config, lowered_by: &str) -> String {

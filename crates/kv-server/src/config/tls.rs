@@ -90,6 +90,8 @@ impl ListenerTls {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminSettings {
+    /// Lets the web console of this server ask for changes: a failover, other members.
+    pub console_writes: bool,
     /// `[admin.tls]`; [`Config::admin_tls`] says what is in force.
     pub tls: ListenerTls,
 }

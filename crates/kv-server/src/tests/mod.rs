@@ -7,6 +7,7 @@ mod breaking_off;
 mod changes;
 mod client;
 mod commits;
+mod console;
 mod families;
 mod faults;
 mod limits;

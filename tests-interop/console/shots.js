@@ -1,0 +1,56 @@
+// Pictures of the screens for docs/CONSOLE.md.
+
+import { Cluster, until } from "./cluster.js";
+import { newPage } from "./browser.js";
+
+const REGIONS = ["ap", "eu", "us"];
+
+async function fill(cluster) {
+  await cluster.command("family", "create", "sessions");
+  for (let id = 1; id <= 24; id += 1) {
+    const order = { id, customer: `c-${1000 + id * 7}`, items: [{ sku: "TEA-12", count: id % 4 + 1 }], paid: id % 3 !== 0 };
+    await cluster.command("set", `orders/${REGIONS[id % 3]}/2026-${String(id % 12 + 1).padStart(2, "0")}/${String(id).padStart(4, "0")}`, JSON.stringify(order));
+  }
+  for (const name of ["anna", "ben", "chloe"]) await cluster.command("set", `users/${name}`, JSON.stringify({ name }));
+  await cluster.command("set", "schema", "7");
+}
+
+export async function shoot(browser, program, folder) {
+  const cluster = await Cluster.start(program, { replicas: 3, settings: { SYNODKV_ADMIN_CONSOLE_WRITES: "true" } });
+  try {
+    await fill(cluster);
+    const primary = await cluster.primary();
+    await cluster.command("bench", "--seconds", "25", "--connections", "4", "--workload", "a").catch((error) => console.log(`no load: ${error.message.split("\n")[0]}`));
+    const take = async (name, path, shape, prepare = async () => {}, id = primary) => {
+      const page = await newPage(browser, shape);
+      await page.goto(`${cluster.url(id)}${path}`);
+      await page.locator(".card").first().waitFor();
+      await page.waitForFunction(() => !/Loading|Reading …|Asking/.test(document.querySelector("#screen").innerText));
+      await prepare(page);
+      await page.screenshot({ path: `${folder}/${name}.png` });
+      console.log(`${name}.png`);
+      await page.context().close();
+    };
+    const key = Buffer.from("orders/eu/2026-02/0001").toString("hex");
+    const prefix = Buffer.from("orders/").toString("hex");
+    const check = async (page) => {
+      await page.getByRole("button", { name: "Take the vote" }).click();
+      await page.getByRole("button", { name: "Check what that needs" }).click();
+      await page.locator(".checks h3").waitFor();
+    };
+    await take("overview", "/console/overview", { height: 900 });
+    await take("overview-dark", "/console/overview", { height: 900, scheme: "dark" });
+    await take("members", "/console/members", { height: 1000 }, check);
+    await take("keys", `/console/keys?prefix=${prefix}&flat=1&key=${key}`, { height: 760 });
+    await take("configuration", "/console/config", { height: 760 });
+    await take("metrics", "/console/metrics", { height: 900, scheme: "dark" });
+    await take("phone", "/console/overview", { width: 375, height: 760 });
+    const others = cluster.servers.map(({ id }) => id).filter((id) => id !== primary);
+    for (const id of others) await cluster.stop(id);
+    await until("the loss of the majority is seen", async () => (await cluster.status(primary)).primary === null);
+    await take("no-majority", "/console/overview", { height: 760 });
+    await take("phone-keys", "/console/keys", { width: 375, height: 760, scheme: "dark" });
+  } finally {
+    await cluster.close();
+  }
+}
