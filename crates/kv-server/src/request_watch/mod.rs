@@ -64,6 +64,7 @@ impl RequestWatch {
                 None => begun("", &Bytes::new(), 0),
             },
             KvOperation::ReadVersion
+            | KvOperation::ReadChanges(_)
             | KvOperation::ChangeFamily(_)
             | KvOperation::ChangeAccess(_)
             | KvOperation::ClockTick => begun("", &Bytes::new(), 0),
@@ -83,6 +84,7 @@ impl RequestWatch {
                 self.top.add(By::Writes, keys.map(|mutation| (&*mutation.column_family, &*mutation.key)), now);
             }
             KvOperation::ReadVersion
+            | KvOperation::ReadChanges(_)
             | KvOperation::ChangeFamily(_)
             | KvOperation::ChangeAccess(_)
             | KvOperation::ClockTick => {}
