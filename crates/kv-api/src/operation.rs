@@ -111,7 +111,7 @@ pub struct ChangesQuery {
     pub max_wait: Duration,
     /// The result ends before the version that would exceed this, but holds at least one.
     pub max_bytes: u64,
-    /// Most versions.
+    /// Maximum number of versions.
     pub max_versions: usize,
     /// Whether values are wanted; otherwise they are empty.
     pub with_values: bool,

@@ -14,7 +14,7 @@ use crate::access::{AuditLog, Gate, JwtKeys, PolicySource};
 use crate::admin::{self, AdminInterface, Console};
 use crate::budget::{self, Budget};
 use crate::certificates::{self, Watched};
-use crate::changes::ChangesCollector;
+use crate::changes_metrics::ChangesCollector;
 use crate::clock_tick;
 use crate::cluster::{ClusterView, LocalDatabases};
 use crate::config::{Address, Config};

@@ -16,6 +16,7 @@ pub mod budget;
 mod byte_budget;
 mod certificates;
 mod changes;
+mod changes_metrics;
 mod clock_tick;
 pub mod cluster;
 pub mod config;

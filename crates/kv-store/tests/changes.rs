@@ -198,7 +198,7 @@ proptest! {
 }
 
 #[test]
-fn a_journal_without_its_end_begins_anew_and_says_so() {
+fn a_journal_without_its_end_begins_again_and_says_so() {
     for place in place::all(Durability::EveryWrite) {
         let session = Session::new(place);
         let database = session.open();

@@ -12,10 +12,10 @@ use super::{ChangedKeys, ChangesBatch, ChangesRequest};
 use crate::convert::{version, version_field};
 
 /// The longest wait that a server allows.
-const MOST_WAIT: Duration = Duration::from_secs(30);
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 fn wait_field(wait: Duration) -> Option<i32> {
-    i32::try_from(wait.min(MOST_WAIT).as_millis()).ok()
+    i32::try_from(wait.min(MAX_WAIT).as_millis()).ok()
 }
 
 fn family_field(name: &str) -> Option<String> {

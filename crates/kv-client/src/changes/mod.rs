@@ -28,7 +28,7 @@ pub struct ChangesRequest {
     /// The reply ends before the version that would exceed this, but holds at least one; at most
     /// 16 MiB.
     pub max_bytes: u32,
-    /// Most versions of one reply; `None`: no limit.
+    /// Maximum number of versions of one reply; `None`: no limit.
     pub max_versions: Option<u32>,
     /// Whether values are sent; otherwise they are empty.
     pub with_values: bool,

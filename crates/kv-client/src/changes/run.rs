@@ -78,7 +78,7 @@ impl ChangeConsumer {
         ChangeConsumer { start, ..self }
     }
 
-    /// Most bytes of one batch; whole versions, at least one.
+    /// Maximum bytes of one batch; whole versions, at least one.
     pub fn max_bytes(self, max_bytes: u32) -> Self {
         ChangeConsumer { request: ChangesRequest { max_bytes, ..self.request }, ..self }
     }

@@ -15,7 +15,7 @@ use super::interval_index::IntervalIndex;
 /// The index of ranges is built again once more than this, and half of it, is of no use.
 const FEW: usize = 64;
 
-pub(super) struct Registry {
+pub(crate) struct Registry {
     waiting: HashMap<u64, Waiting>,
     deadlines: BTreeSet<(Instant, u64)>,
     /// Polls of single keys.
@@ -39,7 +39,7 @@ struct Waiting {
 }
 
 /// A poll that has begun to wait.
-pub(super) struct Registered {
+pub(crate) struct Registered {
     pub id: u64,
     pub woken: oneshot::Receiver<()>,
     /// Whether the task that wakes polls must look at its deadlines or at the journal again.
@@ -47,6 +47,7 @@ pub(super) struct Registered {
 }
 
 impl Registry {
+    /// Without polls.
     pub fn new() -> Self {
         Registry {
             waiting: HashMap::new(),

@@ -7,13 +7,12 @@ use std::path::PathBuf;
 use kv_api::{DEFAULT_COLUMN_FAMILY, Limits, family_name_fault};
 use tls_files::FRAME_LIMIT;
 
-use super::changes_settings::check_changes;
 use super::consistency;
 use super::settings::{ReplicaEntry, ReplicationSettings, Settings, TlsSettings};
 use super::sources::Sources;
 use super::{
-    Address, AuthSettings, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig, ReplicaConfig,
-    ReplicationConfig, ServerSettings, StorageSettings,
+    Address, AuthSettings, ChangesSettings, Config, ConfigError, DEFAULT_PIN_SECONDS, LogSettings, PeerTlsConfig,
+    ReplicaConfig, ReplicationConfig, ServerSettings, StorageSettings,
 };
 
 use crate::access::AuditSettings;
@@ -295,7 +294,7 @@ fn check_replica_list(
 /// A key, its value and the allowed range.
 type Bound<'a> = (&'a str, u64, std::ops::RangeInclusive<u64>);
 
-pub(super) fn check_bounds(bounds: &[Bound<'_>], sources: &Sources) -> Result<(), ConfigError> {
+fn check_bounds(bounds: &[Bound<'_>], sources: &Sources) -> Result<(), ConfigError> {
     for (key, value, allowed) in bounds {
         if !allowed.contains(value) {
             let wanted = format!("must be {} to {}", allowed.start(), allowed.end());
@@ -376,6 +375,26 @@ fn check_storage(storage: &StorageSettings, sources: &Sources) -> Result<(), Con
         if storage.column_families[..index].contains(name) {
             return Err(ConfigError::value(key, shown, "named twice", &origin(key)));
         }
+    }
+    Ok(())
+}
+
+fn check_changes(changes: &ChangesSettings, storage: &StorageSettings, sources: &Sources) -> Result<(), ConfigError> {
+    check_bounds(
+        &[
+            ("changes.retention_ms", changes.retention_ms, 1_000..=30 * 86_400_000),
+            ("changes.max_mb", changes.max_mb, 1..=16 << 20),
+            ("changes.max_polls", changes.max_polls as u64, 1..=1_000_000),
+        ],
+        sources,
+    )?;
+    let (key, window_ms) = ("changes.retention_ms", storage.readable_window_ms);
+    if changes.enabled && changes.retention_ms < window_ms {
+        let wanted = format!(
+            "at least {window_ms}, the value of storage.readable_window_ms: whoever reads rows at a version must be able \
+             to go on with the changes after it"
+        );
+        return Err(ConfigError::value(key, changes.retention_ms, &wanted, &sources.origin(key)));
     }
     Ok(())
 }

@@ -9,8 +9,9 @@ use kv_api::{Change, ClearCause, Effect, FamilyEffect, KeyRef, KvError};
 
 use super::reply::{Answer, Response, Status, answer, succeeded};
 use super::{UnifiedThriftHandler, signed};
+use crate::changes::DEFAULT_BYTES;
 use crate::router::RequestContext;
-use crate::service_core::{DEFAULT_CHANGES_BYTES, PollRequest, Polled, WatchRequest, Watched};
+use crate::service_core::{PollRequest, Polled, WatchRequest, Watched};
 use crate::thrift_server::{CallTerms, Method, POLL_BYTES};
 
 /// Bytes of a reply besides its lists, in any encoding.
@@ -26,7 +27,7 @@ impl UnifiedThriftHandler {
         context: &RequestContext,
         terms: CallTerms,
     ) -> Answer {
-        let asked = request.max_bytes.unwrap_or(DEFAULT_CHANGES_BYTES);
+        let asked = request.max_bytes.unwrap_or(DEFAULT_BYTES);
         let room = i32::try_from(terms.room_bytes).unwrap_or(i32::MAX);
         let may_wait = is_first_try(terms);
         let mut poll = poll_request(request);

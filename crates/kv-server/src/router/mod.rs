@@ -11,6 +11,7 @@
 
 mod direct;
 mod local_reader;
+mod polls;
 mod write_settings;
 
 use std::sync::Arc;

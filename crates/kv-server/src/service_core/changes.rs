@@ -10,14 +10,12 @@ use kv_api::{
 use tokio::time::Instant;
 
 use super::{KvServiceCore, mismatch};
+use crate::changes::{DEFAULT_BYTES, MAX_BYTES};
 use crate::router::RequestContext;
 
 const MAX_RANGES: usize = 1_000;
 const MAX_KEYS: usize = 10_000;
 const MAX_WAIT_MS: i32 = 30_000;
-pub(crate) const DEFAULT_BYTES: i32 = 1 << 20;
-/// Also the most that one reply takes of memory for a while; a single version may be longer.
-pub(crate) const MAX_BYTES: i32 = 16 << 20;
 /// How long a read of the journal may take, after the wait.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// Keys of one request, in bytes.

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-pub(crate) use changes::{DEFAULT_BYTES as DEFAULT_CHANGES_BYTES, MAX_BYTES as MAX_CHANGES_BYTES};
 pub use changes::{PollRequest, Polled, WatchRequest, Watched};
 pub use cluster_info::{ClusterHealth, DatabaseFigures};
 pub use commit::{CommitRequest, Committed, OperationRequest};

@@ -31,7 +31,7 @@ use kv_store::{MAX_REPORTED_CONFLICTS, STAMP_BYTES};
 
 use super::ThriftServerOptions;
 use crate::byte_budget::{ByteBudget, Reserved};
-use crate::service_core::{DEFAULT_CHANGES_BYTES, MAX_CHANGES_BYTES};
+use crate::changes::{DEFAULT_BYTES, MAX_BYTES};
 
 /// Bytes of calls and replies that a connection may hold without a reservation.
 pub(super) const OWN_BYTES: usize = 8 << 10;
@@ -165,8 +165,8 @@ impl Cost {
         let room_bytes = match call {
             // What was asked for and its overhead, then what a single version may need.
             ThriftCall::PollChanges(request) if self.room_bytes <= POLL_BYTES => {
-                let asked = usize::try_from(request.max_bytes.unwrap_or(DEFAULT_CHANGES_BYTES)).unwrap_or(0);
-                2 * asked.min(MAX_CHANGES_BYTES as usize) + TRY_BYTES
+                let asked = usize::try_from(request.max_bytes.unwrap_or(DEFAULT_BYTES)).unwrap_or(0);
+                2 * asked.min(MAX_BYTES as usize) + TRY_BYTES
             }
             ThriftCall::PollChanges(_) => reply_limit,
             _ => self.room_bytes.saturating_mul(MORE_ROOM),

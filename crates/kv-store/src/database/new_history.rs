@@ -26,7 +26,7 @@ impl TransactionalKvDatabase {
         let written = self.core.write_prepared(&mut writer, Some(&state));
         self.core.damage.watch(written).inspect_err(|error| self.core.stop_after(error))?;
         if let Some(journal) = &self.core.journal {
-            journal.begin_anew(self.applied_version().0);
+            journal.begin_again(self.applied_version().0);
         }
         Ok(self.applied_version())
     }

@@ -5,8 +5,7 @@ use std::ops::Range;
 use kv_api::{ChangeRange, KvError};
 
 use super::block::RawEffect;
-use super::summary::Summary;
-use crate::commit::known_keys;
+use super::summary::{Summary, hash_of};
 use crate::key_codec;
 
 /// Sets of keys, as disjoint ranges of encoded keys in order. A range clear is cut to the parts
@@ -110,5 +109,5 @@ fn hash_of_single_key(range: &Range<Vec<u8>>) -> Option<u64> {
     let key = key_codec::user_key(&range.start).ok()?;
     let next = [&key[..], b"\0"].concat();
     let family = key_codec::family(&range.start).ok()?;
-    (range.end == key_codec::prefix(family, &next)).then(|| known_keys::hash(&range.start).short())
+    (range.end == key_codec::prefix(family, &next)).then(|| hash_of(&range.start))
 }

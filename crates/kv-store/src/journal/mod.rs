@@ -18,10 +18,10 @@
 //! - **Cut at the database.** When the database is opened, the journal is cut at the database's
 //!   version, durably and before anything is appended. On a replica the replay of the log makes the
 //!   rest again. If the journal ends before that version, because it is not synchronised and the
-//!   machine lost power, or because the database came as a copy, it begins anew there. Nothing is
+//!   machine lost power, or because the database came as a copy, it begins again there. Nothing is
 //!   ever answered across such a place.
 //! - **Harmless.** No failure of the journal fails or delays a write. After a failed write the
-//!   journal is gone, and every read says why, until it can begin anew.
+//!   journal is gone, and every read says why, until it can begin again.
 //!
 //! Not in this module: waiting for changes, and who may see which.
 
@@ -45,13 +45,13 @@ pub use filter::ChangeFilter;
 pub use reading::{ReadLimits, ReadSize, Touched};
 use segment::{Found, Segment};
 
-/// How long a journal that cannot be written stays away before it tries to begin anew.
+/// How long a journal that cannot be written stays away before it tries to begin again.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// A file is closed when it has this part of the journal's bytes, or spans this part of its time.
 const FILES: u64 = 16;
-const MOST_FILE_BYTES: u64 = 64 << 20;
-const LEAST_FILE_BYTES: u64 = 4 << 10;
+const MAX_FILE_BYTES: u64 = 64 << 20;
+const MIN_FILE_BYTES: u64 = 4 << 10;
 
 /// How much the journal keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,10 +128,10 @@ impl Journal {
             if failure.at.elapsed() < RETRY {
                 return;
             }
-            if let Err(error) = state.begin_anew(&*self.place, block.first - 1) {
+            if let Err(error) = state.begin_again(&*self.place, block.first - 1) {
                 return state.fail(&*self.place, &error);
             }
-            tracing::info!(after = block.first - 1, "the change journal begins anew");
+            tracing::info!(after = block.first - 1, "the change journal begins again");
         }
         let appended = self.make_room(&mut state, block).and_then(|()| {
             let segment = state.segments.back_mut().expect("a journal without failure has a file");
@@ -148,7 +148,7 @@ impl Journal {
         let JournalOptions { retention, max_bytes } = self.options;
         let retention_us = u64::try_from(retention.as_micros()).unwrap_or(u64::MAX);
         let active = state.segments.back().expect("a journal without failure has a file");
-        let is_full = active.length >= (max_bytes / FILES).clamp(LEAST_FILE_BYTES, MOST_FILE_BYTES);
+        let is_full = active.length >= (max_bytes / FILES).clamp(MIN_FILE_BYTES, MAX_FILE_BYTES);
         let is_old = block.time_us.saturating_sub(active.first_us) > retention_us / FILES;
         if active.last > active.after && (is_full || is_old) {
             let next = Segment::create(&*self.place, active.last)?;
@@ -170,9 +170,9 @@ impl Journal {
 
     /// The database continues at `version` without the versions before it: what is known of them
     /// does not belong to what follows.
-    pub fn begin_anew(&self, version: u64) {
+    pub fn begin_again(&self, version: u64) {
         let mut state = self.state();
-        if let Err(error) = state.begin_anew(&*self.place, version) {
+        if let Err(error) = state.begin_again(&*self.place, version) {
             state.fail(&*self.place, &error);
         }
     }
@@ -186,7 +186,7 @@ impl Journal {
         };
         let synced = files.iter().try_for_each(|file| file.sync()).and_then(|()| place.sync());
         if let Err(error) = synced {
-            tracing::warn!(%error, "cannot synchronise the change journal; it begins anew if the machine crashes now");
+            tracing::warn!(%error, "cannot synchronise the change journal; it begins again if the machine crashes now");
         }
     }
 
@@ -203,7 +203,7 @@ impl Journal {
 
 impl State {
     /// Removes everything, and begins an empty journal after `version`.
-    fn begin_anew(&mut self, place: &dyn JournalPlace, version: u64) -> io::Result<()> {
+    fn begin_again(&mut self, place: &dyn JournalPlace, version: u64) -> io::Result<()> {
         self.segments.clear();
         self.bytes = 0;
         remove_all(place)?;
@@ -215,16 +215,16 @@ impl State {
         Ok(())
     }
 
-    /// The journal is gone until it can begin anew.
+    /// The journal is gone until it can begin again.
     fn fail(&mut self, place: &dyn JournalPlace, error: &io::Error) {
         if self.failure.is_none() {
-            tracing::error!(%error, "the change journal cannot be written: it is dropped, and begins anew later");
+            tracing::error!(%error, "the change journal cannot be written: it is dropped, and begins again later");
         }
         let is_full = error.kind() == io::ErrorKind::StorageFull;
         self.failure = Some(Failure { text: error.to_string(), is_full, at: Instant::now() });
         self.segments.clear();
         self.bytes = 0;
-        // What cannot be removed now is removed when the journal begins anew.
+        // What cannot be removed now is removed when the journal begins again.
         let _ = remove_all(place);
     }
 }
@@ -258,7 +258,7 @@ fn recover(place: &dyn JournalPlace, version: u64) -> io::Result<VecDeque<Segmen
     if kept.is_empty() {
         kept.push_back(Segment::create(place, version)?);
         if !removed.is_empty() {
-            tracing::info!(version, "the change journal did not reach the database's version, and begins anew there");
+            tracing::info!(version, "the change journal did not reach the database's version, and begins again there");
         }
     }
     // A removed file that came back could continue another history.

@@ -10,7 +10,7 @@ use super::filter::ChangeFilter;
 use super::{Failure, Journal};
 
 /// A read looks at most at about this many bytes of the files, and says how far it came.
-const MOST_READ_BYTES: u64 = 4 << 20;
+const MAX_READ_BYTES: u64 = 4 << 20;
 
 /// How much one read returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct ReadLimits {
     /// The read ends before the version that would exceed this. The first version is returned
     /// whatever its size: versions are never divided.
     pub max_bytes: u64,
-    /// Most versions.
+    /// Maximum number of versions.
     pub max_versions: usize,
     /// Whether values are returned; otherwise they are empty.
     pub with_values: bool,
@@ -112,7 +112,7 @@ impl Journal {
         for segment in state.segments.range(first..) {
             let begin = segment.chunks.partition_point(|chunk| chunk.last <= after);
             for chunk in &segment.chunks[begin..] {
-                if plan.upto >= applied || bytes >= MOST_READ_BYTES {
+                if plan.upto >= applied || bytes >= MAX_READ_BYTES {
                     return Ok(plan);
                 }
                 plan.upto = chunk.last.min(applied);

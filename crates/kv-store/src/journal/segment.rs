@@ -12,8 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::block::{Block, RawEffect, ReadBlock};
 use super::files::{JournalFile, JournalPlace};
-use super::summary::Summary;
-use crate::commit::known_keys;
+use super::summary::{Summary, hash_of};
 
 const MAGIC: &[u8; 8] = b"SYNOCHG1";
 pub(super) const FILE_HEADER_BYTES: u64 = 24;
@@ -88,7 +87,7 @@ impl Segment {
         Ok(Found::Segment(segment))
     }
 
-    /// Writes a block at the end. After an error the content behind the end is unknown.
+    /// Writes a block at the end. After an error, what follows its end is unknown.
     pub fn append(&mut self, block: &Block<'_>) -> io::Result<()> {
         assert_eq!(block.first, self.last + 1, "the journal has a hole");
         self.file.append(self.length, block.bytes)?;
@@ -127,7 +126,7 @@ fn summary_of(block: &ReadBlock<'_>) -> Result<Summary, KvError> {
     for version in block.versions() {
         for effect in version?.effects() {
             match effect? {
-                RawEffect::Key { prefix, .. } => summary.add_key(prefix, known_keys::hash(prefix).short()),
+                RawEffect::Key { prefix, .. } => summary.add_key(prefix, hash_of(prefix)),
                 RawEffect::Range { begin, end, .. } => summary.add_range(begin, end),
             }
         }

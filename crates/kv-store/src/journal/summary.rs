@@ -3,6 +3,8 @@
 //! Invariant: a summary never denies an effect that was added to it. It may claim some that were
 //! not.
 
+use xxhash_rust::xxh3::xxh3_128;
+
 /// Longest kept part of the lowest and of the highest key.
 const END_BYTES: usize = 30;
 /// 64-bit words of the set of keys: 2,048 bits, for some hundreds of keys.
@@ -66,6 +68,12 @@ fn family_bit(encoded: &[u8]) -> u64 {
     let name = encoded.get(1..=length).unwrap_or(encoded);
     let mixed = name.iter().fold(length as u64, |mixed, byte| mixed.wrapping_mul(31).wrapping_add(u64::from(*byte)));
     1 << (mixed % 64)
+}
+
+/// The hash of a key: half of the one that the table of known keys has, so that it is made once for
+/// each write.
+pub(super) fn hash_of(prefix: &[u8]) -> u64 {
+    xxh3_128(prefix) as u64
 }
 
 fn key_bits(hash: u64) -> [(usize, u64); 2] {
@@ -137,7 +145,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::commit::known_keys;
     use crate::key_codec;
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -153,7 +160,7 @@ mod tests {
             begin in key(),
             end in key(),
         ) {
-            let hash = |key: &[u8]| known_keys::hash(key).short();
+            let hash = |key: &[u8]| hash_of(key);
             let mut whole = Summary::default();
             for (keys, ranges) in &parts {
                 let mut part = Summary::default();
@@ -180,7 +187,7 @@ mod tests {
 
     #[test]
     fn most_keys_that_were_not_added_are_denied() {
-        let hash = |key: &[u8]| known_keys::hash(key).short();
+        let hash = |key: &[u8]| hash_of(key);
         let key = |number: u32| key_codec::prefix("", &number.to_be_bytes());
         let mut summary = Summary::default();
         (0..300).map(|number| key(2 * number)).for_each(|key| summary.add_key(&key, hash(&key)));

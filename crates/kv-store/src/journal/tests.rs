@@ -53,6 +53,11 @@ fn new_journal(place: &Arc<MemoryJournal>, options: JournalOptions, version: u64
 }
 
 #[test]
+fn the_hash_of_a_key_is_that_of_the_table_of_known_keys() {
+    assert_eq!(summary::hash_of(b"key"), known_keys::hash(b"key").short());
+}
+
+#[test]
 fn versions_come_back_as_they_were_written_and_no_others() {
     let place = Arc::<MemoryJournal>::default();
     let journal = new_journal(&place, options(), 1);
@@ -148,7 +153,7 @@ fn old_files_are_removed_by_time_and_by_size_and_what_they_held_is_too_old() {
 
 proptest! {
     /// Histories of batches, restarts at any earlier version (the versions after it are written
-    /// anew, and may differ), and restarts at a later one.
+    /// again, and may differ), and restarts at a later one.
     #[test]
     fn what_is_read_is_what_the_database_wrote(
         steps in vec((0u8..10, 1u64..6, any::<u64>()), 1..60),

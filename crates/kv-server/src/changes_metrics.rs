@@ -6,7 +6,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 
-use crate::cluster::LocalDatabases;
+use crate::cluster::{LocalDatabase, LocalDatabases};
 use crate::problems::Problem;
 
 /// Figures for each replica of the process.
@@ -38,10 +38,10 @@ impl ChangesCollector {
 
     /// The replicas whose journal cannot be written.
     pub fn problems(replicas: &dyn LocalDatabases) -> Vec<Problem> {
-        let problem = |replica: crate::cluster::LocalDatabase| {
+        let problem = |replica: LocalDatabase| {
             let failure = replica.reader.database().journal_statistics()?.failure?;
             let text = format!("its change journal cannot be written, and nobody can read changes here: {failure}");
-            let remedy = "make space or check the disk; the journal begins anew by itself, and readers that were behind \
+            let remedy = "make space or check the disk; the journal begins again by itself, and readers that were behind \
                           are told that their version is too old";
             Some(Problem::new("change_journal", text, remedy).of_replica(replica.id))
         };
