@@ -41,7 +41,7 @@ fn description(version: u64) -> Description {
 
 /// Rows that hardly compress, so that there are several frames and objects.
 fn row(family: usize, number: u32) -> (Bytes, Bytes) {
-    let mut value = vec![0; 40_000];
+    let mut value = vec![0; 30_000];
     let seed = *blake3::hash(&[family as u8, number as u8, (number >> 8) as u8]).as_bytes();
     blake3::Hasher::new_keyed(&seed).finalize_xof().fill(&mut value);
     (Bytes::copy_from_slice(&number.to_be_bytes()), value.into())
