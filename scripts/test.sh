@@ -85,6 +85,10 @@ check_interoperability() {
     scripts/interop.sh --clients "$clients" --synodkv "$CARGO_TARGET_DIR/release/synodkv"
 }
 
+check_backups() {
+    scripts/backup-s3.sh --synodkv "$CARGO_TARGET_DIR/release/synodkv"
+}
+
 install_system_packages build python thrift
 require_cargo
 if [ "$#" -gt 0 ]; then
@@ -103,4 +107,5 @@ run_tests
 check_model
 check_benchmarks
 check_interoperability
+check_backups
 say "all checks passed"

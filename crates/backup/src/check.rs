@@ -13,7 +13,7 @@ const PROBE_BYTES: usize = 8 << 20;
 /// A clock that is off by more makes ages of backups wrong.
 const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
 
-/// What the store can do.
+/// The abilities of a store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked {
     /// Whether a put that must create the object fails where there is one. Without that, only the
@@ -25,7 +25,7 @@ pub struct Checked {
     pub put_bytes_per_second: f64,
     /// Bytes per second of one get.
     pub get_bytes_per_second: f64,
-    /// What an operator should know.
+    /// Remarks for the operator.
     pub warnings: Vec<String>,
 }
 

@@ -14,7 +14,7 @@ pub enum BackupError {
     Damaged {
         /// The object's place in its target.
         object: String,
-        /// What is wrong with it.
+        /// Its fault.
         reason: String,
     },
     /// The store failed or cannot be reached: try again later.

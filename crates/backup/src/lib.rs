@@ -49,7 +49,7 @@ pub use reader::{Backup, Entry, list, open, open_newest};
 pub use seal::{KeyFile, Keys, Sealing};
 pub use target::Target;
 pub use time::OffsetDateTime;
-pub use verify::{Depth, Finding, Verified, verify};
+pub use verify::{Depth, Finding, TestRows, Verified, verify};
 pub use writer::{BackupWriter, Description, Written};
 
 /// The bytes `count` as people read them.

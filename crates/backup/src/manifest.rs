@@ -42,7 +42,7 @@ pub struct ObjectInfo {
     pub blake3: String,
 }
 
-/// What everybody who can read the store may know of a backup.
+/// The public part of a manifest: everybody who can read the store may know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// The number of the format.
@@ -100,7 +100,7 @@ impl Encryption {
         Encryption { cipher: CIPHER.to_string(), key }
     }
 
-    /// Who can open it, in words.
+    /// Its recipients or its key file, in words.
     pub fn describe(&self) -> String {
         match &self.key {
             WrappedKey::Age { recipients, .. } => format!("for {}", recipients.join(", ")),
@@ -144,7 +144,7 @@ pub struct ChunkInfo {
     pub frames: u32,
 }
 
-/// What only those may know who can open a backup.
+/// The part of a manifest that is sealed in an encrypted backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     /// All families, in the order of their chunks.

@@ -35,12 +35,12 @@ pub struct Pruned {
     pub reason: String,
 }
 
-/// What a prune would do.
+/// The effects of a prune.
 #[derive(Clone, Debug, Default)]
 pub struct PrunePlan {
-    /// What stays.
+    /// Folders that stay.
     pub kept: Vec<Kept>,
-    /// What goes.
+    /// Folders that are removed.
     pub removed: Vec<Pruned>,
 }
 

@@ -145,7 +145,7 @@ impl Backup {
         &self.folder
     }
 
-    /// What everybody may know of it.
+    /// Its public part.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
@@ -179,7 +179,7 @@ impl Backup {
         self.target.size(&object_name(&self.folder, number)).await
     }
 
-    /// Reads an object, and compares it with its description. What differs is read once more, in
+    /// Reads an object, and compares it with its description. An object that differs is read once more, in
     /// case it was changed on the way.
     ///
     /// # Errors

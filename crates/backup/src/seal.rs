@@ -5,8 +5,8 @@
 //!
 //! Invariant: no two pieces are sealed under the same key with the same nonce. The nonce of a frame
 //! is the number of its object and its place therein; objects are numbered once, the manifest has a
-//! number that no object has, and a chunk that has to be stored again is the same bytes. What a
-//! piece is goes into its associated data, so none can take the place of another.
+//! number that no object has, and a chunk that has to be stored again is the same bytes. The place of a
+//! piece goes into its associated data, so none can take the place of another.
 
 use std::fmt;
 use std::path::Path;
@@ -56,7 +56,7 @@ pub enum Sealing {
     None,
     /// `age` recipients: lines that begin with `age1`.
     Recipients(Vec<String>),
-    /// Whoever has the key file.
+    /// A key file.
     KeyFile(KeyFile),
 }
 

@@ -41,7 +41,7 @@ fn description(version: u64) -> Description {
 
 /// Rows that hardly compress, so that there are several frames and objects.
 fn row(family: usize, number: u32) -> (Bytes, Bytes) {
-    let mut value = vec![0; 40_000];
+    let mut value = vec![0; 30_000];
     let seed = *blake3::hash(&[family as u8, number as u8, (number >> 8) as u8]).as_bytes();
     blake3::Hasher::new_keyed(&seed).finalize_xof().fill(&mut value);
     (Bytes::copy_from_slice(&number.to_be_bytes()), value.into())
@@ -193,7 +193,7 @@ fn a_flipped_bit_a_cut_and_a_loss_of_any_object_are_found_and_named() {
     });
 }
 
-/// What a full verification says; nothing if the backup is sound.
+/// The findings of a full verification; nothing if the backup is sound.
 async fn found(target: &Target, folder: &str, key: &std::path::Path) -> String {
     let mut backup = match open(target, folder).await {
         Ok(backup) => backup,
@@ -219,7 +219,7 @@ fn without_the_right_key_nothing_is_opened() {
             assert!(matches!(&error, BackupError::Input(text) if text.contains("needs the key file")), "{error}");
         }
         assert!(backup.content().is_none());
-        // Its bytes can be checked all the same.
+        // Its bytes can be checked without the key.
         let verified = verify(&backup, Depth::Full, None, |_| {}).await.unwrap();
         assert_eq!((verified.objects, verified.rows, verified.findings.len()), (written.summary.objects.len(), 0, 0));
     });

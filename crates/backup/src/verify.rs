@@ -20,30 +20,33 @@ pub enum Depth {
 pub struct Finding {
     /// The object.
     pub object: String,
-    /// What is wrong with it.
+    /// Its fault.
     pub reason: String,
 }
 
-/// What was checked.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Objects that are as they should be.
     pub objects: usize,
     /// Rows that were read.
     pub rows: u64,
-    /// What is wrong.
+    /// Everything that is damaged.
     pub findings: Vec<Finding>,
 }
+
+/// A test of a chunk with its rows. The error is the fault that it found.
+pub type TestRows<'t> = dyn Fn(&ChunkInfo, &[(Bytes, Bytes)]) -> Result<(), String> + Sync + 't;
 
 /// Checks all objects, also after one that is damaged. `with_rows` gets each chunk that was read,
 /// with its rows, and may find a fault by itself. `progress` gets the bytes of each object.
 ///
 /// # Errors
-/// The store fails. What is wrong with the backup is in the result.
+/// The store fails. Damage of the backup is in the result.
 pub async fn verify(
     backup: &Backup,
     depth: Depth,
-    with_rows: Option<&(dyn Fn(&ChunkInfo, &[(Bytes, Bytes)]) -> Result<(), String> + Sync)>,
+    with_rows: Option<&TestRows<'_>>,
     mut progress: impl FnMut(u64),
 ) -> Result<Verified, BackupError> {
     let mut verified = Verified::default();
@@ -75,11 +78,7 @@ async fn quick(backup: &Backup, number: u32, expected: u64) -> Result<u64, Backu
     }
 }
 
-async fn full(
-    backup: &Backup,
-    number: u32,
-    with_rows: Option<&(dyn Fn(&ChunkInfo, &[(Bytes, Bytes)]) -> Result<(), String> + Sync)>,
-) -> Result<u64, BackupError> {
+async fn full(backup: &Backup, number: u32, with_rows: Option<&TestRows<'_>>) -> Result<u64, BackupError> {
     let object = backup.fetch(number).await?;
     let chunks = backup.content().map_or(&[][..], |content| &content.chunks);
     let Some(chunk) = chunks.iter().find(|chunk| chunk.object == number) else {

@@ -17,7 +17,7 @@ use crate::{BackupError, Target};
 /// [`MAX_OBJECT_BYTES`](crate::MAX_OBJECT_BYTES).
 const UPLOADS: usize = 2;
 
-/// What is backed up.
+/// The subject of a backup.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// The version of the program.

@@ -111,7 +111,7 @@ pub struct Restored {
     pub voters: Vec<u32>,
     /// Rows of each replica.
     pub rows: u64,
-    /// What restores the other members into the same cluster.
+    /// Restores the other members into the same cluster.
     pub token: Option<FoundingToken>,
 }
 

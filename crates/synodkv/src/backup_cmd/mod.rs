@@ -253,8 +253,8 @@ pub struct CheckArgs {
 
 /// Make a key file for --encrypt-with.
 ///
-/// Whoever has the file can read the backups that are made with it, and nobody can restore them
-/// without it: keep a copy in another place than the cluster and the backups.
+/// The file opens the backups that are made with it, and nobody can restore them without
+/// it: keep a copy in another place than the cluster and the backups.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Example:\n  synodkv backup key --out backup.key", "not used"))]
 pub struct KeyArgs {

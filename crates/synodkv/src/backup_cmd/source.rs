@@ -2,7 +2,8 @@
 //!
 //! Invariant: all pages are of the version that was pinned first. A replica's rows at a version are
 //! those of every other replica, so another server may continue where one was lost, as long as it
-//! can still read that version.
+//! can still read that version. It never continues at an address that the status of the cluster
+//! does not name, unless it began at such a one: another address may belong to another cluster.
 
 use std::time::Duration;
 
@@ -40,22 +41,25 @@ pub struct Source {
 impl Source {
     /// Pins the newest version, at a secondary if one can be reached.
     pub async fn pin(target: &ThriftTarget, status: &Status) -> Result<Source, Failure> {
-        let (addresses, options) = (order(status, target.addresses()?), target.options()?);
+        let options = target.options()?;
         let mut last = None;
-        for (place, address) in addresses.iter().enumerate() {
-            let pinned = async {
-                let client = Client::connect([address.clone()], options.clone()).await?;
-                let version = client.read_version().await?;
-                let hold = client.hold_snapshot(version, HOLD).await?;
-                Ok::<_, ClientError>((client, version, hold))
-            };
-            match pinned.await {
-                Ok((client, version, hold)) => {
-                    return Ok(Source { addresses: addresses.clone(), options, version, place, client, hold });
-                }
-                Err(error) => {
-                    tracing::debug!(%error, address, "cannot pin a version at this server");
-                    last = Some(error);
+        // The addresses that servers have of each other may be of no use from here.
+        for addresses in [known(status), target.addresses()?] {
+            for (place, address) in addresses.iter().enumerate() {
+                let pinned = async {
+                    let client = Client::connect([address.clone()], options.clone()).await?;
+                    let version = client.read_version().await?;
+                    let hold = client.hold_snapshot(version, HOLD).await?;
+                    Ok::<_, ClientError>((client, version, hold))
+                };
+                match pinned.await {
+                    Ok((client, version, hold)) => {
+                        return Ok(Source { addresses, options, version, place, client, hold });
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, address, "cannot pin a version at this server");
+                        last = Some(error);
+                    }
                 }
             }
         }
@@ -140,13 +144,13 @@ fn is_final(error: &ClientError) -> bool {
     }
 }
 
-/// Secondaries first, then the primary, then whatever else the caller named.
-fn order(status: &Status, given: Vec<String>) -> Vec<String> {
+/// The servers of the cluster: secondaries first, then the primary.
+fn known(status: &Status) -> Vec<String> {
     let mut replicas: Vec<_> = status.replicas.iter().filter(|replica| replica.problem.is_none()).collect();
     replicas.sort_by_key(|replica| (!replica.reachable, replica.role == "primary"));
-    let known = replicas.into_iter().filter_map(|replica| replica.thrift.clone());
     let mut addresses: Vec<String> = Vec::new();
-    for address in known.chain(given) {
+    for address in replicas.into_iter().filter_map(|replica| replica.thrift.clone()) {
+        // Replicas of one process share theirs.
         if !addresses.contains(&address) {
             addresses.push(address);
         }

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use backup::{
-    Backup, Depth, KeyFile, Keys, OffsetDateTime, Target, Verified, open, open_newest, plan_prune, shown_bytes,
+    Backup, Depth, KeyFile, Keys, OffsetDateTime, Target, TestRows, Verified, open, open_newest, plan_prune,
+    shown_bytes,
 };
 use serde_json::json;
 
@@ -86,8 +87,7 @@ async fn verify_one(args: &VerifyArgs, mut backup: Backup, keys: &Keys) -> Resul
         };
         kv_server::restore::test(&expected, rows).map_err(|error| error.to_string())
     };
-    let with_rows: Option<&(dyn Fn(&backup::ChunkInfo, &[(bytes::Bytes, bytes::Bytes)]) -> Result<(), String> + Sync)> =
-        if args.restore_test { Some(&test) } else { None };
+    let with_rows: Option<&TestRows<'_>> = if args.restore_test { Some(&test) } else { None };
     let verified = backup::verify(&backup, depth, with_rows, |bytes| bar.inc(bytes)).await;
     bar.finish_and_clear();
     Ok((verified.map_err(failure)?, is_locked))

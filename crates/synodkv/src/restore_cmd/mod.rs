@@ -108,8 +108,8 @@ struct LiveArgs {
     /// Keys and prefixes are hexadecimal.
     #[arg(long, requires = "into")]
     hex: bool,
-    /// Where the progress is kept: the same command with the same file goes on where it was
-    /// interrupted. [default: none is kept]
+    /// Where the progress is kept: the same command with the same file continues after an
+    /// interruption. [default: none is kept]
     #[arg(long, value_name = "FILE", requires = "into")]
     checkpoint: Option<PathBuf>,
 }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::harness::{Cluster, PROGRAM, Server, Setup, assert_exit, cli, run, text};
 use crate::waiting::eventually;
 
-/// Writes rows until it is told to stop.
+/// Writes rows until it ends.
 struct Load {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
@@ -60,7 +60,7 @@ impl Load {
     }
 }
 
-/// Rows of both families, so many that a backup takes several pages.
+/// Rows of both families, enough for several pages of a backup.
 async fn fill(addresses: String, rows: u32) {
     let addresses: Vec<String> = addresses.split(',').map(str::to_string).collect();
     let database = Client::connect(addresses, Options::default()).await.expect("a client").database();
@@ -165,7 +165,7 @@ fn a_backup_under_load_is_one_version_and_is_restored_onto_one_replica_and_three
             client.get(key).await.expect("a value").expect("a row")
         };
         assert_eq!(get("", "left").await, get("users", "right").await, "a transaction was torn");
-        // It goes on as a cluster does: with writes, the loss of a replica, and its return.
+        // It works as a cluster does: with writes, the loss of a replica, and its return.
         let load = Load::start(three.thrift()).await;
         load.goes_on().await;
         let primary = three.primary().await;
@@ -281,7 +281,7 @@ fn a_range_is_restored_into_a_live_cluster_and_goes_on_after_a_kill() {
         assert_exit(&refused, 1);
         assert!(text(&refused.stderr).contains("nothing was written"), "{}", text(&refused.stderr));
 
-        // What was changed, added and removed since is as it was again, and nothing else.
+        // Rows that were changed, added and removed since are as they were again.
         let damage =
             ["-e", "set row/000001 x", "-e", "delete row/000002", "-e", "set row/000001a y", "-e", "set row/~ z"];
         assert_exit(&server.cli(&[&["txn"][..], &damage].concat()), 0);

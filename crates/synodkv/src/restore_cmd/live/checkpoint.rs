@@ -12,7 +12,7 @@ use crate::text::{from_hex, to_hex};
 
 const FORMAT: u32 = 1;
 
-/// What a restore is about. A checkpoint of another one is refused.
+/// The subject of a restore. A checkpoint of another one is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub backup: String,

@@ -1,7 +1,7 @@
 //! A restore of a range into a live cluster, in transactions.
 //!
 //! The range in the cluster is divided by the keys of the backup: each transaction is about the keys
-//! from the end of the one before up to behind its last row. Invariants:
+//! from the end of the one before through its last row. Invariants:
 //! - rows of an object are written only after all of it was compared with the backup;
 //! - with `--overwrite`, a transaction clears its part and writes the rows, so doing it twice is the
 //!   same as once;

@@ -1,4 +1,4 @@
-//! What a restore into a live cluster writes, and where.
+//! The rows that a restore writes into a live cluster, and their places.
 
 use backup::Backup;
 use bytes::Bytes;
@@ -94,7 +94,7 @@ impl Plan {
         (self.place(&self.begin), self.place(&self.end))
     }
 
-    /// What a checkpoint must be about, to be one of this restore.
+    /// The subject of this restore, which is also that of its checkpoint.
     pub fn record(&self, backup: &Backup) -> Record {
         Record {
             backup: backup.summary().backup.clone(),
