@@ -10,5 +10,4 @@ source scripts/prepare.sh
 
 install_system_packages build
 require_cargo
-use_rocksdb
-exec cargo "$@"
+build_with_rocksdb cargo "$@"

@@ -6,6 +6,9 @@
 
 export CARGO_TARGET_DIR="${SYNODKV_TARGET_DIR:-$HOME/.cache/synodkv/target}"
 
+# shellcheck source=scripts/rocksdb.sh
+source scripts/rocksdb.sh
+
 say() { printf '==> %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
@@ -87,16 +90,6 @@ require_cargo() {
     command -v cargo >/dev/null || die "cargo not found: install Rust 1.89 or later (https://rustup.rs), then start this script again"
 }
 
-# RocksDB is compiled once, and then found by every build, whatever its target directory. ROCKSDB_LIB_DIR names another library
-# of the same version; ROCKSDB_COMPILE=1 leaves the compilation to cargo, as it was before.
-use_rocksdb() {
-    if [ -n "${ROCKSDB_LIB_DIR:-}" ] || [ "${ROCKSDB_COMPILE:-}" = 1 ]; then
-        return 0
-    fi
-    ROCKSDB_LIB_DIR="$(scripts/rocksdb.sh)" || die "RocksDB could not be compiled; ROCKSDB_COMPILE=1 leaves it to cargo"
-    export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
-}
-
 # For `synodkv --version --verbose`. Only packages name the commit: another one would be another build.
 name_commit() {
     SYNODKV_COMMIT="$(git rev-parse --short=12 HEAD 2>/dev/null)" || return 0
@@ -105,7 +98,6 @@ name_commit() {
 
 # Always builds the whole workspace: a part of it may choose other features, and RocksDB would be built again.
 build_release() {
-    use_rocksdb
     say "building (cargo build --release --workspace)"
-    cargo build --release --workspace --locked
+    build_with_rocksdb cargo build --release --workspace --locked
 }

@@ -1,98 +1,86 @@
-#!/usr/bin/env bash
-# Compiles RocksDB to a library that every later build uses, whatever its target directory, profile and features, and prints
-# the folder of that library. scripts/prepare.sh calls this; a build by hand uses the library with
+# shellcheck shell=bash
+# Sourced by prepare.sh: the compiled RocksDB, which is most of a first build.
 #
-#   export ROCKSDB_LIB_DIR="$(scripts/rocksdb.sh)" ROCKSDB_STATIC=1
-#
-# The library is kept in SYNODKV_CACHE_DIR (by default ~/.cache/synodkv), under a key of everything that decides its content:
-# the version of the crate, the compiler, the flags. A folder of an older key may be deleted.
-#
-# Compiled are the sources and the definitions of the crate's own build script, but several sources at a time as one: most
-# of the time goes into the same headers again and again. RocksDB is tested that way upstream (its target `unity`). A group
-# that does not compile as one is compiled source by source.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# The build that compiles it (343 files of C++) leaves it in SYNODKV_CACHE_DIR, by default ~/.cache/synodkv, under a key of
+# everything that decides its content: the version of the crate, the compiler, the flags. Later builds find it there,
+# whatever their target directory, profile and features. A folder of an older key may be deleted.
 
-cache="${SYNODKV_CACHE_DIR:-$HOME/.cache/synodkv}/rocksdb"
-# Sources in a group: more are faster to compile, need more memory (600 MB each), and leave less to do in parallel.
-group=8
-jobs="${CARGO_BUILD_JOBS:-$(nproc)}"
-compiler="${CXX:-c++}"
+# How many files the crate's build script compiles; only for the estimate of the time that is left.
+ROCKSDB_FILES=343
 
-say() { printf '==> %s\n' "$*" >&2; }
-
-# The folder of a crate's source, as Cargo.lock chooses it. Downloads it if necessary.
-source_of() {
-    local manifest
-    manifest="$(cargo metadata --locked --format-version 1 --filter-platform "$host" |
-        grep -o "\"manifest_path\":\"[^\"]*/$1-[0-9][^\"]*Cargo.toml\"" | head -n 1 | cut -d'"' -f4)"
-    dirname "$manifest"
+rocksdb_kept() {
+    local version key
+    version="$(sed -n '/^name = "librocksdb-sys"$/{n;s/^version = "\(.*\)"$/\1/p}' Cargo.lock)"
+    key="$({
+        "${CXX:-c++}" --version
+        uname -m
+        echo "${CXXFLAGS:-} ${RUSTFLAGS:-}"
+    } | sha256sum | cut -c1-12)"
+    echo "${SYNODKV_CACHE_DIR:-$HOME/.cache/synodkv}/rocksdb/${version//+/-}-$key"
 }
 
-host="$(rustc -vV | sed -n 's/^host: //p')"
-crate="$(source_of librocksdb-sys)"
-lz4="$(source_of lz4-sys)/liblz4/lib"
-flags=(
-    -O3 -fPIC -std=c++20 -w -include cstdint -ffunction-sections -fdata-sections
-    -DNDEBUG=1 -DLZ4=1 -DHAVE_ALIGNED_NEW -DHAVE_UINT128_EXTENSION
-    -DOS_LINUX -DROCKSDB_PLATFORM_POSIX -DROCKSDB_LIB_IO_POSIX
-    -DROCKSDB_SCHED_GETCPU_PRESENT -DROCKSDB_AUXV_GETAUXVAL_PRESENT -DROCKSDB_FALLOCATE_PRESENT -DROCKSDB_RANGESYNC_PRESENT
-)
-read -ra more <<<"${CXXFLAGS:-}"
-flags+=("${more[@]}")
-key="$(basename "$crate" | tr '+' '-')-$({
-    "$compiler" --version
-    uname -m
-    echo "${flags[@]}" "$group"
-} | sha256sum | cut -c1-12)"
-folder="$cache/$key"
+# The library that a build has compiled into the target directory, if one has.
+rocksdb_compiled() {
+    local found=()
+    mapfile -t found < <(compgen -G "$CARGO_TARGET_DIR/release/build/librocksdb-sys-*/out/librocksdb.a")
+    [ "${#found[@]}" -gt 0 ] || return 1
+    # The newest: another version may have been compiled there before.
+    find "${found[@]}" -printf '%T@ %p\n' | sort -rn | head -n 1 | cut -d' ' -f2-
+}
 
-if [ -e "$folder/librocksdb.a" ]; then
-    echo "$folder"
-    exit 0
-fi
+# Lets cargo use a kept library. ROCKSDB_LIB_DIR names another one of the same version; ROCKSDB_COMPILE=1 asks for a compilation.
+use_rocksdb() {
+    local kept
+    [ -z "${ROCKSDB_LIB_DIR:-}" ] && [ "${ROCKSDB_COMPILE:-}" != 1 ] || return 0
+    kept="$(rocksdb_kept)"
+    if [ -e "$kept/librocksdb.a" ]; then
+        say "RocksDB was compiled before: $kept"
+        export ROCKSDB_LIB_DIR="$kept" ROCKSDB_STATIC=1
+    else
+        say "first build: RocksDB is compiled from source, about 20 minutes on two cores; later builds find it in $kept"
+    fi
+}
 
-work="$(mktemp -d)"
-trap 'rm -rf "$work"' EXIT
-mkdir "$work/objects"
+# Keeps the library for later builds. A failure costs only the next compilation.
+keep_rocksdb() {
+    local kept compiled
+    [ -z "${ROCKSDB_LIB_DIR:-}" ] || return 0
+    compiled="$(rocksdb_compiled)" || return 0
+    kept="$(rocksdb_kept)"
+    if [ -e "$kept/librocksdb.a" ]; then return 0; fi
+    if mkdir -p "$kept" && cp "$compiled" "$kept/librocksdb.a.$$" && mv "$kept/librocksdb.a.$$" "$kept/librocksdb.a"; then
+        say "kept the compiled RocksDB in $kept"
+    else
+        say "cannot keep the compiled RocksDB in $kept; the next target directory compiles it again"
+    fi
+}
 
-# One file of includes for each group, in the order of the crate's list, which keeps folders together.
-grep -v '^util/build_version.cc$' "$crate/rocksdb_lib_sources.txt" | split --lines="$group" - "$work/group-"
-for list in "$work"/group-*; do
-    sed 's|.*|#include "&"|' "$list" >"$list.cc"
-done
-export CRATE="$crate" WORK="$work" COMPILER="$compiler"
-export FLAGS="${flags[*]} -I$crate/rocksdb/include -I$crate/rocksdb -I$crate -I$lz4"
-
-# shellcheck disable=SC2016
-compile_group='
-set -eu
-list="$1" name="$(basename "$1")"
-if ! $COMPILER $FLAGS -c "$list.cc" -o "$WORK/objects/$name.o" 2>"$list.errors"; then
-    while read -r source; do
-        $COMPILER $FLAGS -c "$CRATE/rocksdb/$source" -o "$WORK/objects/$(echo "$source" | tr / -).o"
-    done <"$list"
-fi
-echo "$name"
-'
-total="$(find "$work" -name 'group-*.cc' | wc -l)"
-began="$SECONDS"
-report() {
-    local done=0 left
-    while read -r _; do
-        done=$((done + 1))
-        left=$(((SECONDS - began) * (total - done) / done))
-        say "RocksDB: $done of $total groups compiled, about $((left / 60)) min $((left % 60)) s left"
+# Says every half minute how far the compilation of RocksDB is, as long as there is one. Runs until it is stopped.
+watch_rocksdb() {
+    local began="$SECONDS" first='' now left
+    while sleep "${1:-30}"; do
+        # At first the folder does not exist.
+        now="$({ find "$CARGO_TARGET_DIR/release/build" -path '*/librocksdb-sys-*/out/*.o' -newer "$2" 2>/dev/null || true; } | wc -l)"
+        if [ "$now" -eq 0 ] || [ "$now" -ge "$ROCKSDB_FILES" ]; then continue; fi
+        # Reckoned from the first look on: what was compiled before is no measure of the time.
+        if [ -z "$first" ]; then first="$now" began="$SECONDS"; continue; fi
+        if [ "$now" -eq "$first" ]; then continue; fi
+        left=$(((SECONDS - began) * (ROCKSDB_FILES - now) / (now - first)))
+        say "RocksDB: $now of $ROCKSDB_FILES files compiled, about $((left / 60 + 1)) minutes left"
     done
 }
-say "compiling RocksDB, once ($(basename "$crate"), $jobs at a time); later builds find it in $folder"
-# The largest groups have names in between, so the order of the list is as good as any.
-find "$work" -name 'group-*' ! -name '*.cc' | sort | xargs -P "$jobs" -n 1 bash -c "$compile_group" compile | report
-[ "${PIPESTATUS[0]}" -eq 0 ]
-# shellcheck disable=SC2086
-"$compiler" $FLAGS -c "$crate/build_version.cc" -o "$work/objects/build_version.o"
-mkdir -p "$folder"
-ar crs "$folder/librocksdb.a.new" "$work"/objects/*.o
-mv "$folder/librocksdb.a.new" "$folder/librocksdb.a"
-say "RocksDB took $((SECONDS - began)) s"
-echo "$folder"
+
+# build_with_rocksdb COMMAND…: runs a build with a kept library, or with reports on the compilation of one, and keeps it.
+build_with_rocksdb() {
+    local start watcher status=0
+    use_rocksdb
+    start="$(mktemp)"
+    watch_rocksdb 30 "$start" &
+    watcher=$!
+    "$@" || status=$?
+    # Its `sleep` ends by itself.
+    kill "$watcher" 2>/dev/null || true
+    rm -f "$start"
+    [ "$status" -eq 0 ] || return "$status"
+    keep_rocksdb
+}

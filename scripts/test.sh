@@ -11,8 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/prepare.sh
 
 run_tests() {
-    say "cargo test --release --workspace $*"
-    cargo test --release --workspace --locked "$@"
+    say "cargo test --release --workspace"
+    cargo test --release --workspace --locked
 }
 
 check_format() {
@@ -92,8 +92,7 @@ check_backups() {
 install_system_packages build python thrift
 require_cargo
 if [ "$#" -gt 0 ]; then
-    use_rocksdb
-    run_tests "$@"
+    build_with_rocksdb cargo test --release --workspace --locked "$@"
     exit 0
 fi
 check_format
