@@ -1,5 +1,5 @@
-//! What the two directions of a conversion between standalone and replicated have in common: the
-//! things that a step leaves for the next one, and the steps that do not depend on the direction.
+//! The common part of both directions of a conversion between standalone and replicated: the results
+//! that a step leaves for the next one, and the steps that do not depend on the direction.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Bench {
         (self.database, self.resources) = (Some(database), Some(resources));
     }
 
-    /// What the new form has to hold, and with what it is opened.
+    /// The content that the new form must have, and the resources with which it is opened.
     pub fn held(&self) -> (&Content, &SharedResources) {
         (self.content.as_ref().expect(OPENED), self.resources.as_ref().expect(OPENED))
     }

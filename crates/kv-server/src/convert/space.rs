@@ -20,7 +20,7 @@ const PROBE: &str = "convert.probe";
 /// Where in a replica's directory its log is. All else may be the database.
 const LOG: &str = "wal";
 
-/// What becomes of the files of the database.
+/// How the new form gets the files of the database.
 #[derive(Debug, PartialEq, Eq)]
 enum Sharing {
     /// Both forms share them.
@@ -47,9 +47,8 @@ pub(super) fn has_space(root: &Path, old: &Path, needed: u64) -> Result<Check, C
 fn judge(root: &Path, sharing: &Sharing, free: u64, needed: u64, database: u64) -> Check {
     let (total, root) = (needed.saturating_add(database), root.display());
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let what = format!("{} MiB are free in {root}", mib(total));
     if let Sharing::Neither(reason) = sharing {
-        return check(what, false, || {
+        return check(format!("files in {root} can be shared as hard links, or copied"), false, || {
             format!(
                 "the file system of {root} has no hard links ({reason}), and the engine cannot make a second database of \
                  the same files there: move the data directory to a file system that has them (ext4, XFS, Btrfs), and \
@@ -57,7 +56,7 @@ fn judge(root: &Path, sharing: &Sharing, free: u64, needed: u64, database: u64) 
             )
         });
     }
-    check(what, free >= total, || {
+    check(format!("{} MiB are free in {root}", mib(total)), free >= total, || {
         let copied = match sharing {
             Sharing::Copies => {
                 format!(
@@ -83,8 +82,8 @@ fn try_link(root: &Path, old: &Path) -> io::Result<()> {
     made.and_then(|()| fs::remove_file(&probe))
 }
 
-/// The engine's rule: it copies where it is told that links lead to another file system or are not
-/// supported, and any other error is final.
+/// The engine's rule: it copies if links lead to another file system or are not supported, and any
+/// other error is final.
 fn sharing_after(tried: io::Result<()>) -> Sharing {
     match tried {
         Ok(()) => Sharing::Links,

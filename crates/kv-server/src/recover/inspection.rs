@@ -7,11 +7,12 @@ use std::sync::Arc;
 use kv_store::StoredRecords;
 use rsml::offline::Survey;
 use rsml::wal::{OverlayDisk, WalOptions, WalStorage};
-use rsml::{Configuration, ReplicatedState, Sequence};
+use rsml::{Configuration, ReplicatedState, Sequence, StorageError};
 use serde::{Deserialize, Serialize};
 
 use super::directory::StoppedDirectory;
 use super::error::RecoverError;
+use super::refused::refused;
 use crate::replication::{MARKER, Marker, name_of};
 use crate::upgrade::{HIGHEST_LEVEL, LOWEST_LEVEL};
 
@@ -174,7 +175,8 @@ impl Inspection {
 /// that does not run. Changes nothing.
 ///
 /// # Errors
-/// A server runs there, the directory holds no replica of a cluster, or its log is damaged.
+/// A server runs there, the directory holds no replica of a cluster, or its log is damaged in such a
+/// way that nobody knows what it held last: the text says what was found, and what can be done.
 pub fn inspect(root: &Path, replica: Option<u32>) -> Result<Inspection, RecoverError> {
     let directory = StoppedDirectory::to_read(root)?;
     let id = directory.choose(replica)?;
@@ -198,6 +200,10 @@ pub(super) fn look_at(directory: &StoppedDirectory, id: u32) -> Result<Inspectio
         found = records(directory, id, live);
         let blob = found.as_ref().ok().and_then(|records| records.state.as_ref());
         blob.and_then(|state| ReplicatedState::from_bytes(&state.blob)).unwrap_or_default()
+    })
+    .map_err(|error| match error {
+        StorageError::Damaged { path, reason } => refused(directory, id, &path, &reason),
+        error => error.into(),
     })?;
     let survey = survey.ok_or_else(|| {
         let dir = directory.replica(id);

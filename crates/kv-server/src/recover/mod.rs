@@ -19,8 +19,9 @@
 //!   step to the last no server opens the directory, and repeating the recovery finishes it.
 //! - Nothing old is changed or removed: log and database stay as `….before-recovery-<n>`.
 //!
-//! Left out on purpose: filling lost entries of the log that is kept from other survivors. A server
-//! does that while it runs; here it would need both disks in one place.
+//! Not supported: filling lost entries of the log that is kept from other survivors. A cluster with
+//! a primary does that; here it would need both disks in one place, and a proof that both logs have
+//! the same entry there. Operators are told so.
 
 mod apply;
 mod choice;
@@ -29,6 +30,7 @@ mod error;
 mod inspection;
 mod plan;
 mod record;
+mod refused;
 mod words;
 
 #[cfg(test)]

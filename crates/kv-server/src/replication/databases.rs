@@ -329,7 +329,7 @@ pub(crate) fn name_of(generation: u64) -> String {
 }
 
 /// The generation in the name of a database's directory.
-fn generation_of(name: &str) -> Option<u64> {
+pub(crate) fn generation_of(name: &str) -> Option<u64> {
     if name == GENERATION_0 {
         return Some(0);
     }

@@ -31,7 +31,7 @@ mod tests;
 pub use cluster::ReplicatedCluster;
 pub use database::ReplicatedKvDatabase;
 pub use databases::ReplicaDatabases;
-pub(crate) use databases::{MARKER, Marker, name_of};
+pub(crate) use databases::{MARKER, Marker, generation_of, name_of};
 pub use executor::KvStoreExecutor;
 pub use local_replicas::{LocalReplica, LocalReplicas, Network, check_certificates};
 pub(crate) use local_replicas::{open_log, open_log_at, random};

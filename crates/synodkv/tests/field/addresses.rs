@@ -118,7 +118,7 @@ fn all_members_move_one_by_one_under_load_and_find_each_other_with_files_that_na
             }
         }
         cluster.assert_files_are_outdated();
-        // All of them start anew.
+        // All of them start again.
         for server in &mut cluster.servers {
             server.kill().await;
         }

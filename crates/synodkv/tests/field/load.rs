@@ -1,4 +1,4 @@
-//! Writers that go on while servers come and go, and a check of everything that was acknowledged.
+//! Writers under all that happens to servers, and a check of everything that was acknowledged.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ pub async fn client_of(server: &Server) -> Database {
     Database::connect([server.thrift.clone()], options).await.expect("a client")
 }
 
-/// Writers that go on whatever happens, and note what was acknowledged.
+/// Writers that never give up, and note each acknowledged key.
 pub struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<Mutex<Vec<String>>>,

@@ -57,6 +57,34 @@ fn an_inspection_changes_nothing() {
 }
 
 #[test]
+fn a_log_that_is_refused_is_described_with_the_file_the_fault_and_the_way_on() {
+    type Damage = fn(&mut Vec<u8>, usize);
+    let faults: [(&str, Damage); 2] = [
+        ("the file is shorter than it was when created", |bytes, end| bytes.truncate(end + 1)),
+        ("is neither blank nor a group that belongs there", |bytes, end| {
+            bytes[end.next_multiple_of(4096)..][..512].fill(7)
+        }),
+    ];
+    for (fault, damage) in faults {
+        let directory = Directory::new(40, 25);
+        let log = directory.replica().join("wal/0000000000000001.wal");
+        let mut bytes = fs::read(&log).expect("read");
+        let end = bytes.iter().rposition(|byte| *byte != 0).expect("it is not empty");
+        damage(&mut bytes, end);
+        fs::write(&log, bytes).expect("written");
+        let before = everything(&directory.root());
+        let text = refusal(inspect(&directory.root(), None));
+        assert!(before == everything(&directory.root()), "something has changed");
+        assert!(text.contains(&format!("{}: ", log.display())) && text.contains(fault), "{text}");
+        assert!(text.contains(": 0000000000000001.wal to 000000000000000"), "{text}");
+        assert!(text.contains("db, with everything through entry 25: version 24, 24 rows"), "{text}");
+        assert!(text.contains("inspect them, and make the plan without this one"), "{text}");
+        fs::remove_dir_all(directory.replica().join("db")).expect("removed");
+        assert!(refusal(inspect(&directory.root(), None)).contains("- no database"));
+    }
+}
+
+#[test]
 fn a_directory_in_use_is_not_inspected() {
     let directory = Directory::new(5, 5);
     let server = DataDir::open(&directory.root(), Mode::Replicated, &[ME]).expect("free");
