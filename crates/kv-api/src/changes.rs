@@ -28,7 +28,7 @@ impl ChangeRange {
     }
 }
 
-/// What happened to a key, or to a range of keys.
+/// An event of a key, or of a range of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// The key has this value now. Values of atomic mutations, and keys and values with
@@ -54,7 +54,7 @@ pub enum ClearCause {
 pub struct FamilyEffect {
     /// Empty: the default family.
     pub column_family: String,
-    /// What happened.
+    /// The event.
     pub effect: Effect,
 }
 
@@ -67,7 +67,7 @@ pub struct Change {
     pub version: Version,
     /// Replicated time of the commit, in microseconds.
     pub time_us: u64,
-    /// What it changed within the ranges that were asked for.
+    /// Its effects within the ranges that were asked for.
     pub effects: Vec<FamilyEffect>,
 }
 

@@ -4,7 +4,7 @@
 //!   `RocksEngine` (cargo feature `rocksdb`, on by default) for data on disk.
 //! - [`key_codec`]: how the engine's tables encode keys, versions and values.
 //! - [`TransactionalKvDatabase`]: commits, conflict checks, and reads at a version.
-//! - [`TransactionalKvDatabase::read_changes`]: the effects of each version, from a journal beside
+//! - [`TransactionalKvDatabase::read_changes`]: the effects of each version, from a journal next to
 //!   the engine.
 //! - [`DatabaseCopy`], [`DatabaseInstall`]: a database as one stream of bytes, and back.
 //!

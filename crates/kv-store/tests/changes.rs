@@ -259,8 +259,10 @@ fn thread_time() -> std::time::Duration {
     std::time::Duration::from_nanos(nanoseconds.expect("a number"))
 }
 
-/// What the journal adds to the work of the writing thread, per put, for batches of several sizes.
-/// A server does about as much again for each put elsewhere, so its share there is smaller. Run it with `cargo test --release -p kv-store --test changes -- --ignored --nocapture`.
+/// Measures the work of the writing thread per put, with and without the journal, for batches of
+/// several sizes. A server does as much again for each put elsewhere, so the journal's share is
+/// smaller there. Run it with
+/// `cargo test --release -p kv-store --test changes -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn what_a_put_costs_with_and_without_the_journal() {

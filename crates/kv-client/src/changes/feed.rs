@@ -195,7 +195,7 @@ impl ChangeFeed {
     }
 
     /// The next batch. It may be empty after the time that the request says to wait; its `through`
-    /// has advanced all the same. A feed whose servers do not answer tries again until they do.
+    /// has still advanced. A feed whose servers do not answer tries again until they do.
     ///
     /// A call that is dropped has no effect: the next one returns what it would have returned.
     ///

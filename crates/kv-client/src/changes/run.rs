@@ -88,8 +88,8 @@ impl ChangeConsumer {
         ChangeConsumer { request: ChangesRequest { with_values, ..self.request }, ..self }
     }
 
-    /// Hands over each batch with a transaction, in which the position is stored as well. What
-    /// `body` writes there happens exactly once for each version, whatever fails and however often
+    /// Hands over each batch with a transaction, in which the position is stored as well. The
+    /// writes of `body` there happen exactly once for each version, whatever fails and however often
     /// the consumer is killed and run again. `body` may run several times for one batch, and should
     /// have no effect other than through the transaction. Several runs with the same position
     /// exclude each other: each batch is committed by one of them.
@@ -120,7 +120,7 @@ impl ChangeConsumer {
             let batch = Arc::new(batch);
             match self.commit(&position, &next, &batch, &mut body).await? {
                 None => position = next,
-                // Another run has gone on meanwhile.
+                // Another run was faster.
                 Some(other) => {
                     feed.seek(other.through);
                     position = other;

@@ -39,7 +39,7 @@ struct Stream {
     interface: Arc<AdminInterface>,
     caller: Caller,
     query: ChangesQuery,
-    /// What the first read found.
+    /// The result of the first read.
     first: Option<Changes>,
     said_at: Instant,
     has_ended: bool,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::changes::DEFAULT_MAX_POLLS;
 
 /// Whether changes are recorded unless the configuration says otherwise. It depends on what that
-/// costs a write: see "The change journal" in docs/BENCHMARKS.md.
+/// costs a write: see "What it costs" in docs/CHANGES.md.
 pub const ENABLED_BY_DEFAULT: bool = true;
 
 /// Upper limit for the journal of a database in memory.

@@ -192,7 +192,7 @@ async fn long_changes_come_in_pages_of_whole_versions() {
     }
     assert_eq!(seen, (2..62).collect::<Vec<i64>>());
     assert!((6..12).contains(&pages), "{pages}");
-    // One version that is longer than what was asked for comes all the same.
+    // One version that is longer than what was asked for comes nevertheless.
     let reply = client.call(wire::PollChangesRequest { max_bytes: Some(1), ..poll(1, 0) }).await;
     assert_eq!((keys(&reply).len(), reply.through_version, reply.has_more), (1, 2, true));
 }
@@ -360,7 +360,7 @@ async fn a_stream_of_events_continues_after_the_last_one() {
     // The same stream, cut off after its first event, by another client.
     let found = events(&url, Some("2"), |found| !found.is_empty()).await;
     assert_eq!(found[0].0, "4");
-    // What does not concern it advances it all the same.
+    // A change of other keys advances it, too.
     assert!(client.call(set(b"other", b"d")).await.success);
     let found = events(&url, Some("4"), |found| !found.is_empty()).await;
     assert_eq!((found[0].0.as_str(), found[0].1.as_str()), ("5", "progress"));
@@ -397,7 +397,7 @@ async fn only_what_may_be_read_and_watched_is_shown() {
     let stream = |id| guarded.ask(crate::access::HttpMethod::Get, id, "/changes?after=1");
     assert_eq!(stream(None).await.0, reqwest::StatusCode::UNAUTHORIZED);
     assert_eq!(stream(Some(2)).await.0, reqwest::StatusCode::FORBIDDEN);
-    // What is taken away during a wait is not shown after it.
+    // A right that is taken away during a wait counts after it.
     let mut waiter = guarded.client(2).await;
     let now = root.call(wire::GetReadVersionRequest { auth_token: None }).await.read_version;
     let waits = tokio::spawn(async move { waiter.call(within(b"eu/", b"eu0", poll(now, LONG_MS))).await });

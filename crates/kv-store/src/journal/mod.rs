@@ -224,7 +224,7 @@ impl State {
         self.failure = Some(Failure { text: error.to_string(), is_full, at: Instant::now() });
         self.segments.clear();
         self.bytes = 0;
-        // What cannot be removed now is removed when the journal begins again.
+        // The rest is removed when the journal begins again.
         let _ = remove_all(place);
     }
 }

@@ -34,7 +34,7 @@ impl Default for ReadLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadSize(pub u64);
 
-/// What a version touches, as encoded keys.
+/// An encoded key, or a range of them, that a version touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touched<'k> {
     /// A key.

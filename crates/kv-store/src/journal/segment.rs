@@ -42,7 +42,7 @@ pub(super) struct Segment {
     pub chunks: Vec<Chunk>,
 }
 
-/// What a file holds.
+/// The content of a file.
 pub(super) enum Found {
     /// Whole blocks that follow each other, up to the version that was asked for.
     Segment(Segment),
@@ -62,7 +62,7 @@ impl Segment {
     }
 
     /// Reads a file up to its end, to the first block that is not sound, or to the end of version
-    /// `upto`. What follows is cut off, durably: none of it may ever be read again.
+    /// `upto`. The rest is cut off, durably: none of it may ever be read again.
     pub fn recover(place: &dyn JournalPlace, name: u64, upto: u64) -> io::Result<Found> {
         let file = place.open(name)?;
         let length = file.length()?;

@@ -1,4 +1,4 @@
-//! What a stretch of the journal may touch, in little memory: reads of few keys skip the rest.
+//! Summaries of stretches of the journal, in little memory: reads of few keys skip the others.
 //!
 //! Invariant: a summary never denies an effect that was added to it. It may claim some that were
 //! not.
