@@ -14,7 +14,7 @@ use super::table::Rule;
 #[derive(Clone, Debug)]
 pub struct Caller {
     who: Who,
-    /// For the audit log.
+    /// For the audit log and slow requests.
     session: Option<Arc<Session>>,
     method: &'static str,
 }
@@ -33,8 +33,8 @@ impl Caller {
     }
 
     /// A client that nobody checks, because authentication is not enabled.
-    pub(super) fn unchecked(method: &'static str, session: Option<Arc<Session>>) -> Self {
-        Caller { who: Who::Unchecked, session, method }
+    pub(super) fn unchecked(method: &'static str, session: Arc<Session>) -> Self {
+        Caller { who: Who::Unchecked, session: Some(session), method }
     }
 
     /// A client with these rights.

@@ -101,6 +101,7 @@ fn what_the_servers_of_a_cluster_disagree_about_is_found() {
     one.announce_unreachable(1, &other.address);
     one.announce_unreachable(2, &unused_address());
     one.lose_the_primary();
+    other.lose_the_primary();
     one.list_problem(json!({ "kind": "little_memory", "replica": 0, "text": "512 MiB", "remedy": "more" }));
     one.set("members", json!([{ "role": "voter" }, { "role": "voter" }, { "role": "observer" }]));
     let access = |enabled: bool| json!({ "enabled": enabled, "revision": 1, "users": 0, "roles": 0, "tokens": 0 });
