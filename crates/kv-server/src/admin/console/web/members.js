@@ -171,9 +171,9 @@ function drawChange(members, status, context, reload) {
     const force = h("input", { type: "checkbox", id: "force", checked: isForced, onchange: () => { isForced = force.checked; check(); } });
     return h("div", { class: "checks" },
       h("h3", {}, answer.allowed ? "Possible now" : "Not possible now"),
-      h("ul", {}, answer.checks.map((one) => h("li", { class: one.ok ? "ok" : "no" },
+      h("ul", {}, [...unmet, ...answer.checks.filter((one) => one.ok)].map((one) => h("li", { class: one.ok ? "ok" : "no" },
         h("span", { "aria-label": one.ok ? "met" : "not met", role: "img" }, one.ok ? "✓" : "✗"),
-        h("div", {}, one.name.replaceAll("_", " "), one.reason && h("p", { class: "remedy" }, one.reason))))),
+        h("div", {}, one.name, one.reason && h("p", { class: "remedy" }, one.reason))))),
       mayForce && h("div", { class: "row" }, force, h("label", { for: "force" }, "Do it although a failure of one more member may then stop the cluster")),
       stopped && h("p", { class: "obstacle" }, stopped),
       h("div", { class: "row" }, button),
