@@ -5,6 +5,7 @@
 #   scripts/console.sh                       # every journey; installs missing packages
 #   scripts/console.sh --only members        # those with this text in their name
 #   scripts/console.sh --synodkv PROGRAM     # an existing program
+#   scripts/console.sh --web crates/kv-server/src/admin/console/web  # its files from there, to try a change without a build
 #   scripts/console.sh --shots docs/console  # makes the pictures of docs/CONSOLE.md instead
 #
 # Needs, and installs if missing: Debian's chromium (CHROMIUM names another one), node and npm; playwright-core of npm, which
@@ -23,8 +24,9 @@ while [ "$#" -gt 0 ]; do
     case "$1" in
     --synodkv) synodkv=$(realpath "${2:?--synodkv: which program?}") ;;
     --only) options+=(--only "${2:?--only: which journeys?}") ;;
+    --web) CONSOLE_WEB=$(realpath "${2:?--web: which folder?}"); export CONSOLE_WEB ;;
     --shots) options+=(--shots "$(realpath "${2:?--shots: which folder?}")") ;;
-    *) die "unknown option $1; allowed: --synodkv, --only and --shots" ;;
+    *) die "unknown option $1; allowed: --synodkv, --only, --web and --shots" ;;
     esac
     shift 2
 done

@@ -1,5 +1,7 @@
 // A browser that reports whatever goes wrong in a page.
 
+import { existsSync } from "node:fs";
+import { basename, join } from "node:path";
 import { chromium } from "playwright-core";
 
 export function open() {
@@ -17,6 +19,8 @@ export async function newPage(browser, { width = 1280, height = 860, scheme = "l
     window.violations = [];
     document.addEventListener("securitypolicyviolation", (event) => window.violations.push(`${event.violatedDirective}: ${event.blockedURI}`));
   });
+  const folder = process.env.CONSOLE_WEB;
+  if (folder) await context.route(/\/console\/[^/]+\.(js|css|svg)$/, (route) => fromFolder(route, folder));
   const page = await context.newPage();
   page.setDefaultTimeout(20_000);
   page.faults = [];
@@ -34,6 +38,13 @@ export async function newPage(browser, { width = 1280, height = 860, scheme = "l
     if (response.status() >= 400 && path.startsWith("/console/") && !path.startsWith("/console/api/")) page.faults.push(`no such file: ${path}`);
   });
   return page;
+}
+
+/** A file as it is in a folder, with the headers of the server: to try a change without a build. */
+async function fromFolder(route, folder) {
+  const path = join(folder, basename(new URL(route.request().url()).pathname));
+  if (!existsSync(path)) return route.continue();
+  return route.fulfill({ response: await route.fetch(), path });
 }
 
 export async function faultsOf(page) {

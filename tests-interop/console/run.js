@@ -40,7 +40,7 @@ try {
       } catch (error) {
         failed.push(name);
         console.log(`FAIL ${name}: ${error.message}\n${error.stack?.split("\n").filter((line) => line.includes("journeys.js")).join("\n")}`);
-        if (page) console.log(`     the page: ${(await page.locator("body").innerText().catch(() => "?")).replaceAll("\n", " | ").slice(0, 600)}`);
+        if (page) console.log(`     the page: ${(await page.locator("body").innerText().catch(() => "?")).replaceAll("\n", " | ").slice(-700)}`);
       } finally {
         await page?.context().close();
       }

@@ -15,12 +15,20 @@ async function fill(cluster) {
   await cluster.command("set", "schema", "7");
 }
 
+/** Something for the charts to show. */
+async function load(cluster) {
+  const common = ["bench", "--workload", "ycsb-b", "--keys", "1000", "--concurrency", "8"];
+  for (const [rate, seconds] of [[150, 14], [300, 12], [220, 16], [420, 10], [260, 18]]) {
+    await cluster.command(...common, "--rate", String(rate), "--seconds", String(seconds));
+  }
+}
+
 export async function shoot(browser, program, folder) {
   const cluster = await Cluster.start(program, { replicas: 3, settings: { SYNODKV_ADMIN_CONSOLE_WRITES: "true" } });
   try {
     await fill(cluster);
     const primary = await cluster.primary();
-    await cluster.command("bench", "--seconds", "25", "--connections", "4", "--workload", "a").catch((error) => console.log(`no load: ${error.message.split("\n")[0]}`));
+    await load(cluster);
     const take = async (name, path, shape, prepare = async () => {}, id = primary) => {
       const page = await newPage(browser, shape);
       await page.goto(`${cluster.url(id)}${path}`);
@@ -35,6 +43,7 @@ export async function shoot(browser, program, folder) {
     const prefix = Buffer.from("orders/").toString("hex");
     const check = async (page) => {
       await page.getByRole("button", { name: "Take the vote" }).click();
+      await page.getByLabel("Member", { exact: true }).selectOption(String((primary + 1) % 3));
       await page.getByRole("button", { name: "Check what that needs" }).click();
       await page.locator(".checks h3").waitFor();
     };
@@ -49,7 +58,7 @@ export async function shoot(browser, program, folder) {
     for (const id of others) await cluster.stop(id);
     await until("the loss of the majority is seen", async () => (await cluster.status(primary)).primary === null);
     await take("no-majority", "/console/overview", { height: 760 });
-    await take("phone-keys", "/console/keys", { width: 375, height: 760, scheme: "dark" });
+    await take("phone-keys", `/console/keys?version=stale&prefix=${prefix}`, { width: 375, height: 760, scheme: "dark" });
   } finally {
     await cluster.close();
   }

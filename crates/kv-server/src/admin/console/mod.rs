@@ -13,6 +13,7 @@
 //! console reads, passes the guard of the admin interface under the identity of the caller, who
 //! gives a token in a header. The console has no rights of its own.
 
+mod figures;
 mod files;
 pub(super) mod keys;
 pub(crate) mod origin;

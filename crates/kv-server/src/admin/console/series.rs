@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 
 use super::super::Refusal;
-use super::sampler::FIGURES;
+use super::figures::FIGURES;
 
 /// Maximum number of series.
 pub(super) const MAX_SERIES: usize = 40;

@@ -7,6 +7,8 @@ import { get } from "./api.js";
 const WIDTH = 300;
 const HEIGHT = 64;
 const PAD = 3;
+/** The fewest points that a chart has room for. */
+const SHORTEST = 60;
 
 function segments(points, length, top) {
   const offset = length - points.length;
@@ -45,7 +47,9 @@ export function chart(label, unit) {
     show(hint, `${figure(point, unit)}, ${ago < 90 ? `${ago} s` : `${Math.round(ago / 60)} min`} ago`);
   });
   drawing.addEventListener("pointerleave", () => { hint.hidden = true; });
-  function update(points, length, step) {
+  function update(points, most, step) {
+    // While there is little to show, it gets the whole width.
+    const length = Math.min(most, Math.max(SHORTEST, points.length));
     shown = { points, length, step };
     const known = points.filter((point) => point !== null);
     const last = points.length ? points[points.length - 1] : null;

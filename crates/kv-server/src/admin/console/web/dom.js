@@ -56,6 +56,8 @@ export function state(text, ...more) {
 
 /** An error in the place of content, with a button that tries again. */
 export function failure(error, retry) {
+  // A mistake of the console itself, and not an answer of the server.
+  if (error instanceof Error && error.status === undefined) console.error(error);
   return h("div", { class: "state bad", role: "alert" },
     h("p", { class: "state-title" }, error.title ?? "That did not work"),
     h("p", {}, error.message),

@@ -15,7 +15,7 @@ const SCREENS = [
   { id: "overview", title: "Overview", icon: "◉", mount: overview.mount },
   { id: "members", title: "Members", icon: "⬡", mount: members.mount },
   { id: "keys", title: "Keys", icon: "⌘", mount: keys.mount },
-  { id: "config", title: "Configuration", icon: "⚙", mount: config.mount },
+  { id: "config", title: "Configuration", short: "Settings", icon: "⚙", mount: config.mount },
   { id: "metrics", title: "Metrics", icon: "∿", mount: metrics.mount },
 ];
 
@@ -88,9 +88,9 @@ function go(path) {
 }
 
 function drawNav(current) {
-  show(nav, SCREENS.map(({ id, title, icon }, at) => h("a", {
-    href: `/console/${id}`, "data-screen": id, "aria-current": current?.id === id ? "page" : null, title: `${title} (key ${at + 1})`,
-  }, h("span", { class: "icon", "aria-hidden": "true" }, icon), h("span", {}, title))));
+  show(nav, SCREENS.map(({ id, title, short, icon }, at) => h("a", {
+    href: `/console/${id}`, "data-screen": id, "aria-current": current?.id === id ? "page" : null, "aria-label": title, title: `${title} (key ${at + 1})`,
+  }, h("span", { class: "icon", "aria-hidden": "true" }, icon), h("span", { class: short && "long" }, title), short && h("span", { class: "short", "aria-hidden": "true" }, short))));
 }
 
 function stop() {

@@ -151,6 +151,8 @@ function drawChange(members, status, context, reload) {
     }
   }
   function drawChecks(answer, wanted) {
+    // The check of the server says which conditions do not hold, whether or not they are skipped.
+    const allowed = answer.checks.every((one) => one.ok || (isForced && one.can_be_forced));
     const stopped = obstacle(members, status, context.session);
     const act = async () => {
       if (!await confirmIt("Change the members?", h("p", {}, describe(kind, fields)), "Change")) return;
@@ -165,15 +167,15 @@ function drawChange(members, status, context, reload) {
       }
       context.refresh();
     };
-    const button = h("button", { type: "button", class: "danger", disabled: Boolean(stopped) || !answer.allowed, onclick: act }, "Change the members …");
+    const button = h("button", { type: "button", class: "danger", disabled: Boolean(stopped) || !allowed, onclick: act }, "Change the members …");
     const unmet = answer.checks.filter((one) => !one.ok);
-    const mayForce = isForced || (unmet.length > 0 && unmet.every((one) => one.can_be_forced));
+    const mayForce = unmet.length > 0 && unmet.every((one) => one.can_be_forced);
     const force = h("input", { type: "checkbox", id: "force", checked: isForced, onchange: () => { isForced = force.checked; check(); } });
     return h("div", { class: "checks" },
-      h("h3", {}, answer.allowed ? "Possible now" : "Not possible now"),
-      h("ul", {}, answer.checks.map((one) => h("li", { class: one.ok ? "ok" : "no" },
+      h("h3", {}, allowed ? "Possible now" : "Not possible now"),
+      h("ul", {}, [...unmet, ...answer.checks.filter((one) => one.ok)].map((one) => h("li", { class: one.ok ? "ok" : "no" },
         h("span", { "aria-label": one.ok ? "met" : "not met", role: "img" }, one.ok ? "✓" : "✗"),
-        h("div", {}, one.name.replaceAll("_", " "), one.reason && h("p", { class: "remedy" }, one.reason))))),
+        h("div", {}, one.name, one.reason && h("p", { class: "remedy" }, one.reason))))),
       mayForce && h("div", { class: "row" }, force, h("label", { for: "force" }, "Do it although a failure of one more member may then stop the cluster")),
       stopped && h("p", { class: "obstacle" }, stopped),
       h("div", { class: "row" }, button),

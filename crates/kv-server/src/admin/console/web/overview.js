@@ -35,7 +35,7 @@ function drawVerdict(data, error, at) {
   const noPrimary = data.primary === null || data.primary === undefined;
   let [kind, title, text] = ["good", "All is well", standalone ? "The server answers." : `${healthy} of ${all} replicas are healthy. Replica ${data.primary} leads.`];
   if (noPrimary) {
-    [kind, title, text] = ["bad", "There is no primary", `Reads and writes wait. A primary needs a majority: ${majority(data)} of the voters must reach each other. ${unreachable(data)}`];
+    [kind, title, text] = ["bad", "There is no primary", `Reads and writes wait. ${majority(data)} must reach each other to have one. ${unreachable(data)}`];
   } else if (data.cluster_status !== "healthy") {
     kind = data.cluster_status === "degraded" ? "warn" : "bad";
     title = data.cluster_status === "degraded" ? "It works, with less reserve" : "The cluster is unhealthy";
@@ -58,7 +58,7 @@ function drawVerdict(data, error, at) {
 
 function majority(data) {
   const voters = data.replicas.filter((replica) => !replica.observer).length;
-  return `${Math.floor(voters / 2) + 1} of ${voters}`.replace(/ of .*/, ` (of ${voters})`);
+  return `${Math.floor(voters / 2) + 1} of ${voters} voters`;
 }
 
 function unreachable(data) {
