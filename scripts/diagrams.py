@@ -64,7 +64,7 @@ DIAGRAMS = {
             (1, "dies"),
             (2, "its connection is closed"),
             (2, 3, "pre-vote: would you follow?"),
-            (3, 2, "yes: I hear no primary either"),
+            (3, 2, "yes: I heard from none either"),
             (2, 3, "prepare: view 512"),
             (3, "promises, durably:\nnothing older any more"),
             (3, 2, "promise, with the log's end"),
