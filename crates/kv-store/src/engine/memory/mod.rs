@@ -324,8 +324,8 @@ impl Drop for ActiveCopy<'_> {
     }
 }
 
-/// The most entries that a cursor reads ahead.
-const MOST_AHEAD: usize = 16;
+/// Upper limit for the entries that a cursor reads ahead.
+const MAX_AHEAD: usize = 16;
 
 /// Holds copies of entries instead of the lock, so that a long scan never blocks a write. The longer
 /// it moves forward, the more entries it reads ahead; whatever it has not read yet, it reads from
@@ -360,7 +360,7 @@ impl<'e> MemoryCursor<'e> {
         let mut read = found.take_while(|(key, _)| is_within(key)).map(|(key, value)| (key.clone(), value.clone()));
         self.entry = read.next();
         self.ahead.extend(read.take(self.reads - 1));
-        self.reads = (self.reads * 2).min(MOST_AHEAD);
+        self.reads = (self.reads * 2).min(MAX_AHEAD);
     }
 
     fn last_before(&mut self, target: &[u8]) {
