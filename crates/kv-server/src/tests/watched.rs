@@ -14,7 +14,7 @@ async fn fetch(server: &TestServer, path: &str) -> (u16, Value) {
 }
 
 /// Every commit fails after this time.
-fn delayed(milliseconds: i64) -> wire::FaultInjectionRequest {
+fn delayed(milliseconds: i32) -> wire::FaultInjectionRequest {
     wire::FaultInjectionRequest {
         fault_type: "LATE".to_string(),
         probability: Some(OrderedFloat(1.0)),
