@@ -141,6 +141,7 @@ impl FrontEnd {
         let is_in_network = [thrift_addr, admin_addr].iter().any(|address| !address.ip().is_loopback());
         let closed_until_enabled = is_in_network && !config.server.allow_insecure;
         let gate = Arc::new(Gate::new(policy, jwt, closed_until_enabled).with_audit(audit));
+        let watch = Arc::new(RequestWatch::new(config.log.slow_ms));
         let core = Arc::new(KvServiceCore::new(CoreParts {
             router,
             cluster,
@@ -151,7 +152,7 @@ impl FrontEnd {
             column_families: config.storage.column_families.clone(),
             max_pin: Duration::from_secs(config.server.max_pin_seconds),
             gate,
-            watch: RequestWatch::new(config.log.slow_ms),
+            watch: watch.clone(),
         }));
         let handler = Arc::new(UnifiedThriftHandler::new(core.clone(), metrics.clone()));
         let (most, most_admin) = (config.server.max_connections, config.server.max_admin_connections);
@@ -172,7 +173,7 @@ impl FrontEnd {
         metrics.watch(thrift.counters(), replicas);
         let collector = Box::new(SpaceCollector::new(space.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
-        let collector = Box::new(ProcessCollector::new(core.clone(), problems.clone()));
+        let collector = Box::new(ProcessCollector::new(watch, &problems));
         metrics.registry().register(collector).expect("registered once for each server");
 
         let listeners = [("thrift", &for_clients), ("admin", &for_operators)];

@@ -177,7 +177,7 @@ async fn stage() -> Stage {
         column_families: Vec::new(),
         max_pin: Duration::from_secs(1),
         gate: Arc::new(Gate::open()),
-        watch: RequestWatch::new(0),
+        watch: Arc::new(RequestWatch::new(0)),
     }));
     let handler = Arc::new(UnifiedThriftHandler::new(core, metrics));
     let options = ThriftServerOptions { max_value_bytes: 100, request_timeout_ms: 600_000, ..Default::default() };

@@ -56,7 +56,7 @@ pub struct CoreParts {
     /// Decides which requests are served.
     pub gate: Arc<Gate>,
     /// Watches requests for operators.
-    pub watch: RequestWatch,
+    pub watch: Arc<RequestWatch>,
 }
 
 /// The service behind all interfaces.

@@ -602,7 +602,7 @@ pub(super) fn core_on(router: Arc<dyn RequestRouter>, gate: Arc<Gate>) -> KvServ
         column_families: Vec::new(),
         max_pin: Duration::from_secs(1),
         gate,
-        watch: RequestWatch::new(0),
+        watch: Arc::new(RequestWatch::new(0)),
     })
 }
 
