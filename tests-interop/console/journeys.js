@@ -236,8 +236,11 @@ export const JOURNEYS = [
       await page.locator("#notes").getByText(/Done: epoch/).waitFor();
       await page.locator("tr", { hasText: `Replica ${other}` }).getByText("observer").waitFor();
       await page.getByRole("button", { name: "Give a vote" }).click();
-      await page.getByRole("button", { name: "Check what that needs" }).click();
-      await sees(page, /^Possible now/);
+      // The primary has to hear first that the member, now without a vote, is up to date.
+      await until("the member is ready", async () => {
+        await page.getByRole("button", { name: "Check what that needs" }).click();
+        return /^Possible/.test(await page.locator(".checks h3").innerText());
+      });
       await page.getByRole("button", { name: "Change the members …" }).click();
       await page.getByRole("button", { name: "Change", exact: true }).click();
       await until("the member votes again", async () => (await cluster.status(primary)).replicas.every((one) => !one.observer));

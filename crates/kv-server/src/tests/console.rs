@@ -116,7 +116,7 @@ async fn a_value_is_shown_at_its_version() {
 
 #[tokio::test]
 async fn a_long_value_is_cut_off() {
-    let server = TestServer::start().await;
+    let server = TestServer::with(|config| config.limits.max_value_bytes = 2 << 20).await;
     let long = vec![b'x'; (1 << 20) + 1];
     assert!(server.client().await.call(set(b"k", &long)).await.success);
     let (_, shown) = get_json(&server, &format!("/console/api/key?key={}", hex("k"))).await;

@@ -34,7 +34,7 @@ export function mount(root, context) {
     if (!members || !status) return;
     update(list, drawMembers(members, status));
     // What somebody is filling in must not be drawn again under their hands.
-    const key = JSON.stringify([members.epoch, status.primary, status.node_id, members.members.map((one) => [one.id, one.role])]);
+    const key = JSON.stringify([members.epoch, members.primary, status.primary, status.node_id, members.members.map((one) => [one.id, one.role])]);
     if (key === drawn) return;
     drawn = key;
     show(actions, drawFailover(members, status, context, load), drawChange(members, status, context, load));
