@@ -80,6 +80,14 @@ impl Membership {
         }
     }
 
+    /// Notes where this replica is reached, as it tells the others.
+    pub(super) fn announce_me(&mut self, addresses: &Addresses) {
+        if !addresses.is_empty() {
+            self.announced.insert(self.me, addresses.clone());
+            self.refresh();
+        }
+    }
+
     /// Where `replica` is reached as it says itself, if the configuration says something else.
     pub(super) fn moved_to(&self, replica: ReplicaId) -> Option<&Addresses> {
         let configured = self.configured(replica)?;
@@ -110,7 +118,13 @@ impl Membership {
         if configuration.epoch > Epoch::FIRST {
             self.others = std::mem::take(&mut self.members);
         }
-        self.configuration.clone_from(configuration);
+        let before = std::mem::replace(&mut self.configuration, configuration.clone());
+        // What a replica said before its address was changed is outdated, unless it says so again.
+        let is_changed = |id: &ReplicaId| match (before.members.get(id), configuration.members.get(id)) {
+            (Some(old), Some(new)) => !old.addresses().is_empty() && old.addresses() != new.addresses(),
+            _ => false,
+        };
+        self.announced.retain(|id, _| *id == self.me || !is_changed(id));
         self.revision += 1;
         if configuration.epoch == Epoch::FIRST {
             self.first_voters = configuration.voters().collect();
@@ -363,6 +377,27 @@ mod tests {
         membership.adopt(&with_address(3, &new));
         assert_eq!(membership.moved_to(ReplicaId(2)), None);
         assert_eq!(membership.addresses(ReplicaId(2)), new);
+        let recorded = Addresses::of_peer("recorded:1");
+        membership.adopt(&with_address(4, &recorded));
+        assert_eq!(membership.addresses(ReplicaId(2)), recorded, "what it said before is outdated");
+        membership.announce(ReplicaId(2), &new);
+        assert_eq!(membership.moved_to(ReplicaId(2)), Some(&new), "it says it again");
+    }
+
+    #[test]
+    fn a_replica_that_has_moved_itself_knows_that_the_configuration_is_outdated() {
+        let mut membership = of_three();
+        let (old, new) = (Addresses::of_peer("old:1"), Addresses::of_peer("new:1"));
+        membership.announce_me(&new);
+        assert_eq!(membership.moved_to(ME), None, "addresses are no data yet");
+        for (epoch, recorded, moved) in [(2, &old, Some(&new)), (3, &new, None), (4, &old, Some(&new))] {
+            let mut settled = Configuration { epoch: Epoch(epoch), ..configuration(&[0, 1, 2]) };
+            let member = settled.members[&ME].at(recorded.clone());
+            settled.members.insert(ME, member);
+            membership.adopt(&settled);
+            assert_eq!(membership.moved_to(ME), moved, "epoch {epoch}");
+            assert!(!membership.contacts().contains_key(&ME));
+        }
     }
 
     #[test]

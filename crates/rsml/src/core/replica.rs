@@ -215,6 +215,7 @@ impl Replica {
         assert!(needs_database || known <= applied, "entries between {applied} and {known} are missing");
         let log = Log::new(known.next(), entries);
         let mut membership = options.membership.clone();
+        membership.announce_me(&options.announced);
         if let Some((first_voters, configuration)) = configuration {
             membership.adopt(&configuration);
             membership.set_first_voters(&first_voters);
