@@ -36,6 +36,8 @@ pub(crate) struct Begun {
     family: String,
     key: Bytes,
     bytes: usize,
+    /// It waits for as long as its caller wants, so its time says nothing.
+    waits: bool,
 }
 
 impl RequestWatch {
@@ -51,8 +53,13 @@ impl RequestWatch {
         if is_sampled() {
             self.count(operation, started);
         }
-        let begun =
-            |family: &str, key: &Bytes, bytes| Begun { started, family: family.into(), key: key.clone(), bytes };
+        let begun = |family: &str, key: &Bytes, bytes| Begun {
+            started,
+            family: family.into(),
+            key: key.clone(),
+            bytes,
+            waits: false,
+        };
         match operation {
             KvOperation::Get { key, .. } => begun(&key.column_family, &key.key, key.key.len()),
             KvOperation::GetRange { query, .. } => begun(&query.column_family, &query.begin, query.begin.len()),
@@ -63,8 +70,8 @@ impl RequestWatch {
                 }
                 None => begun("", &Bytes::new(), 0),
             },
+            KvOperation::ReadChanges(_) => Begun { waits: true, ..begun("", &Bytes::new(), 0) },
             KvOperation::ReadVersion
-            | KvOperation::ReadChanges(_)
             | KvOperation::ChangeFamily(_)
             | KvOperation::ChangeAccess(_)
             | KvOperation::ClockTick => begun("", &Bytes::new(), 0),
@@ -98,7 +105,7 @@ impl RequestWatch {
             self.top.add(By::Conflicts, keys.map(|key| (&*key.column_family, &*key.key)), now);
         }
         let took = now.saturating_duration_since(begun.started);
-        if self.slow_after.is_some_and(|limit| took >= limit) {
+        if !begun.waits && self.slow_after.is_some_and(|limit| took >= limit) {
             let caller = &context.caller;
             let request = SlowRequest {
                 ended: SystemTime::now(),

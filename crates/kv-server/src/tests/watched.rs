@@ -46,6 +46,16 @@ async fn a_slow_request_is_shown_with_its_key_and_its_client_and_a_fast_one_is_n
 }
 
 #[tokio::test]
+async fn a_poll_that_waits_for_changes_is_not_slow() {
+    let server = TestServer::with(|config| config.log.slow_ms = 20).await;
+    let mut client = server.client().await;
+    assert!(client.call(super::changes::poll(1, 50)).await.success);
+    let (_, slow) = fetch(&server, "/slow").await;
+    let requests = slow["requests"].as_array().expect("a list");
+    assert!(requests.iter().all(|request| request["method"] != "pollChanges"), "{slow}");
+}
+
+#[tokio::test]
 async fn with_the_limit_0_nothing_is_slow() {
     let server = TestServer::with(|config| {
         config.server.allow_fault_injection = true;
