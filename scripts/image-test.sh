@@ -18,7 +18,7 @@ work="$(mktemp -d)"
 server=
 cleanup() {
     [ -z "$server" ] || { kill -KILL "$server" && wait "$server"; } 2>/dev/null || true
-    umount "$work/root/data" "$work/root/proc" "$work/root/dev/null" "$work/root" 2>/dev/null || true
+    umount "$work/mounted/data" "$work/mounted/proc" "$work/mounted/dev/null" "$work/mounted" 2>/dev/null || true
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -44,19 +44,19 @@ expect "the files besides libraries" "$listed" \
     "./etc/group ./etc/nsswitch.conf ./etc/passwd ./usr/bin/synodkv ./usr/share/doc/synodkv/LICENSE "
 
 # A root that cannot be written, with a volume at /data.
-mkdir "$work/root" "$work/volume"
+mkdir "$work/mounted" "$work/volume"
 mkdir -p "$work/bundle/rootfs/proc" "$work/bundle/rootfs/dev"
 touch "$work/bundle/rootfs/dev/null"
 # A runtime brings this file.
 echo "127.0.0.1 localhost" >"$work/bundle/rootfs/etc/hosts"
 chown 10001:10001 "$work/volume"
-mount --bind "$work/bundle/rootfs" "$work/root"
-mount -o remount,bind,ro "$work/root"
-mount --bind "$work/volume" "$work/root/data"
-mount -t proc proc "$work/root/proc"
-mount --bind /dev/null "$work/root/dev/null"
+mount --bind "$work/bundle/rootfs" "$work/mounted"
+mount -o remount,bind,ro "$work/mounted"
+mount --bind "$work/volume" "$work/mounted/data"
+mount -t proc proc "$work/mounted/proc"
+mount --bind /dev/null "$work/mounted/dev/null"
 inside() { env -i "${environment[@]}" "$@"; }
-confined=("$(command -v chroot)" --userspec=10001:10001 "$work/root" /usr/bin/synodkv)
+confined=("$(command -v chroot)" --userspec=10001:10001 "$work/mounted" /usr/bin/synodkv)
 
 say "without TLS it does not serve a network"
 if inside "${confined[@]}" serve >"$work/out" 2>"$work/err"; then die "it served"; fi

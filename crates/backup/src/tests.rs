@@ -431,6 +431,7 @@ impl ObjectStore for Faulty {
         let (meta, range) = (reply.meta.clone(), reply.range.clone());
         let bytes = reply_bytes(&mut reply).await?;
         if fault.is_multiple_of(2) {
+            // A slow store: the time itself is the fault.
             tokio::time::sleep(Duration::from_millis(50)).await;
             let mut changed = bytes.to_vec();
             if let Some(last) = changed.last_mut() {
