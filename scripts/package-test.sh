@@ -38,7 +38,7 @@ cleanup() {
 }
 trap cleanup EXIT
 cp -a --reflink=auto "$base" "$machine"
-cp "$package" "$machine/root/synodkv.deb"
+cp "$package" "$machine/opt/synodkv.deb"
 
 inside() { nsenter --target "$leader" --all -- "$@"; }
 property() { inside systemctl show --property "$1" --value synodkv; }
@@ -76,7 +76,7 @@ say "lintian"
 lintian --fail-on error,warning "$package"
 
 say "installing"
-chroot "$machine" dpkg -i /root/synodkv.deb >&2
+chroot "$machine" dpkg -i /opt/synodkv.deb >&2
 expect "the owner of the data" "$(chroot "$machine" stat -c '%U:%G %a' /var/lib/synodkv)" "synodkv:synodkv 700"
 expect "the rights of the configuration" "$(chroot "$machine" stat -c '%U:%G %a' /etc/synodkv)" "root:synodkv 750"
 chroot "$machine" synodkv serve --print-config --config /etc/synodkv/synodkv.toml >"$work/config"
@@ -114,16 +114,16 @@ expect "the value after kill -9" "$(inside synodkv get hello)" world
 
 say "upgrade: the running server goes on"
 process="$(property MainPID)"
-inside dpkg -i /root/synodkv.deb >&2
+inside dpkg -i /opt/synodkv.deb >&2
 expect "the process after an upgrade" "$(property MainPID)" "$process"
 inside systemctl restart synodkv
 expect "the value after the restart" "$(inside synodkv get hello)" world
 
 say "wrong configuration: no loop of restarts"
-inside sh -c 'cp /etc/synodkv/synodkv.toml /root/good.toml; echo "no_such = 1" >> /etc/synodkv/synodkv.toml'
+inside sh -c 'cp /etc/synodkv/synodkv.toml /opt/good.toml; echo "no_such = 1" >> /etc/synodkv/synodkv.toml'
 inside systemctl restart synodkv 2>/dev/null && die "it started with a wrong configuration"
 expect "the state" "$(property ActiveState) $(property ExecMainStatus) $(property NRestarts)" "failed 2 0"
-inside sh -c 'cp /root/good.toml /etc/synodkv/synodkv.toml'
+inside sh -c 'cp /opt/good.toml /etc/synodkv/synodkv.toml'
 
 say "three more servers on the same machine, as replicas: synodkv@NAME.service"
 {
@@ -156,7 +156,7 @@ inside dpkg --remove synodkv >&2
 inside dpkg --purge synodkv >&2
 [ ! -e "$machine/etc/synodkv/synodkv.toml" ] || die "the configuration is still there after a purge"
 [ -e "$machine/var/lib/synodkv/identity.json" ] || die "a purge removed the data"
-inside dpkg -i /root/synodkv.deb >&2
+inside dpkg -i /opt/synodkv.deb >&2
 inside systemctl start synodkv
 expect "the value after purge and installation" "$(inside synodkv get hello)" world
 
