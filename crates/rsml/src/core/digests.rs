@@ -150,6 +150,9 @@ struct Peer {
     values: BTreeMap<Sequence, u64>,
     /// Its database was restored from a snapshot of a peer through here.
     inherited: Sequence,
+    /// Some digest of it differs from that of this replica. A fold that differs once differs for
+    /// good, so this stays when neither keeps an equal sequence for a while.
+    differs: bool,
     /// Set once a majority contradicts it.
     diverged: Option<DivergedPeer>,
 }
@@ -171,8 +174,6 @@ pub struct Digests {
     /// judged.
     undecided_us: u64,
     judged: Instant,
-    /// Some peer's digest differs from that of this replica at the same sequence.
-    differs: bool,
     verdict: Option<Divergence>,
 }
 
@@ -191,7 +192,6 @@ impl Digests {
             reports: 0,
             undecided_us: 0,
             judged: now,
-            differs: false,
             verdict: None,
         }
     }
@@ -257,6 +257,7 @@ impl Digests {
         self.inherited = Sequence::ZERO;
         self.last_published = Sequence::ZERO;
         self.undecided_us = 0;
+        self.peers.values_mut().for_each(|peer| peer.differs = false);
         self.record(recorded, membership);
         self.inherited = inherited;
     }
@@ -271,8 +272,9 @@ impl Digests {
     pub fn record(&mut self, recorded: &[(Sequence, u64)], membership: &Membership) {
         for (sequence, digest) in recorded.iter().filter(|(sequence, _)| *sequence > self.inherited) {
             self.own.insert(*sequence, *digest);
-            let theirs = self.peers.values().filter_map(|peer| peer.values.get(sequence));
-            self.differs |= theirs.into_iter().any(|value| value != digest);
+            for peer in self.peers.values_mut() {
+                peer.differs |= peer.values.get(sequence).is_some_and(|value| value != digest);
+            }
         }
         keep_newest(&mut self.own);
         self.judge(membership);
@@ -299,7 +301,7 @@ impl Digests {
         membership: &Membership,
     ) {
         let (disk, boot) = (from.disk_id, from.boot);
-        let fresh = || Peer { disk, boot, values: BTreeMap::new(), inherited, diverged: None };
+        let fresh = || Peer { disk, boot, values: BTreeMap::new(), inherited, differs: false, diverged: None };
         self.refusals
             .retain(|id, refusal| *id != from.replica || (refusal.disk, refusal.inherited) == (disk, inherited));
         let known = self.peers.entry(from.replica).or_insert_with(fresh);
@@ -311,7 +313,7 @@ impl Digests {
         }
         for (sequence, digest) in values.take(KEPT) {
             known.values.insert(sequence, digest);
-            self.differs |= self.own.get(&sequence).is_some_and(|own| *own != digest);
+            known.differs |= self.own.get(&sequence).is_some_and(|own| *own != digest);
         }
         keep_newest(&mut known.values);
         self.judge(membership);
@@ -328,7 +330,7 @@ impl Digests {
     pub fn tick(&mut self, now: Instant, most_us: u64, membership: &Membership) {
         let passed = now.since_us(self.judged).min(most_us);
         self.judged = now;
-        if self.differs {
+        if self.is_contradicted() {
             self.undecided_us += passed;
             self.judge(membership);
         } else {
@@ -346,9 +348,14 @@ impl Digests {
         self.peers.iter().filter_map(|(id, peer)| Some((*id, peer.diverged?))).collect()
     }
 
+    /// Whether a peer contradicts this replica that no majority has contradicted yet.
+    fn is_contradicted(&self) -> bool {
+        self.peers.values().any(|peer| peer.differs && peer.diverged.is_none())
+    }
+
     /// Compares all digests of equal sequences, if any differ.
     fn judge(&mut self, membership: &Membership) {
-        if !self.differs || self.verdict.is_some() {
+        if !self.is_contradicted() || self.verdict.is_some() {
             return;
         }
         let mut undecided = None;
@@ -375,14 +382,22 @@ impl Digests {
                 Decision::NotYet => undecided = Some((sequence, own, others)),
             }
         }
-        let Some((sequence, own, others)) = undecided else {
-            self.differs = false;
-            self.undecided_us = 0;
-            return;
-        };
-        if self.undecided_us >= self.patience_us {
+        self.settle();
+        // Without an equal sequence at present, the next reports decide.
+        if let Some((sequence, own, others)) = undecided
+            && self.undecided_us >= self.patience_us
+        {
             coverage!("rule12.never_decided");
             self.verdict = Some(Divergence { sequence, own, others, kind: DivergenceKind::NoMajority });
+        }
+    }
+
+    /// A peer that agrees at the newest sequence that both have differed with a database that one of
+    /// them has replaced since.
+    fn settle(&mut self) {
+        for peer in self.peers.values_mut().filter(|peer| peer.differs) {
+            let newest = self.own.iter().rev().find_map(|(sequence, own)| Some(peer.values.get(sequence)? == own));
+            peer.differs = newest != Some(true);
         }
     }
 

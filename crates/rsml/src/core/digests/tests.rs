@@ -87,7 +87,7 @@ fn values_of_unequal_sequences_are_not_compared() {
     report(&mut digests, 1, 1, &[(1024, 7), (3072, 9)]);
     report(&mut digests, 2, 1, &[(512, 1), (4096, 2)]);
     assert_eq!((digests.verdict(), digests.diverged_peers().len()), (None, 0));
-    assert!(!digests.differs);
+    assert!(!digests.is_contradicted());
 }
 
 #[test]
@@ -341,6 +341,34 @@ fn a_mismatch_may_stay_undecided_for_four_election_timeouts() {
     assert_eq!(digests.verdict(), None);
     digests.tick(Instant(4 * ELECTION_US), u64::MAX);
     assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+}
+
+#[test]
+fn a_mismatch_is_not_forgotten_while_neither_keeps_an_equal_sequence() {
+    let mut digests = digests(3, &[(1, 1)]);
+    report(&mut digests, 1, 1, &[(1, 2)]);
+    let mut recorded = 1;
+    for quarter in 1..=16 {
+        // More than are kept, before the next report comes.
+        let next = recorded + KEPT as u64 + 1;
+        digests.record(&(recorded..=next).map(|n| (Sequence(n), n)).collect::<Vec<_>>());
+        digests.tick(Instant(quarter * ELECTION_US / 4), u64::MAX);
+        assert_eq!(digests.verdict(), None, "{quarter}");
+        recorded = next;
+    }
+    report(&mut digests, 1, 1, &[(recorded, 0)]);
+    assert_eq!(kind(&digests), Some(DivergenceKind::NoMajority));
+}
+
+#[test]
+fn a_mismatch_with_a_database_that_is_replaced_since_does_not_count() {
+    let mut digests = digests(3, &[(1024, 1)]);
+    report(&mut digests, 1, 1, &[(1024, 2)]);
+    report_inherited(&mut digests, 1, 1, 2000, &[(3072, 3)]);
+    digests.tick(Instant(4 * ELECTION_US), u64::MAX);
+    digests.record(&values(&[(3072, 3), (4096, 4)]));
+    report_inherited(&mut digests, 1, 1, 2000, &[(4096, 5)]);
+    assert_eq!(digests.verdict(), None, "this one is new");
 }
 
 #[test]
