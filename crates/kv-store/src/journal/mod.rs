@@ -80,9 +80,13 @@ pub struct JournalStatistics {
     pub failure: Option<String>,
 }
 
+/// Two locks, so that figures and the choice of what to read never wait for a disk: `writing` is held
+/// while files are written, created and removed, and `state`, which is taken after it, only for
+/// work in memory.
 pub(crate) struct Journal {
     place: Arc<dyn JournalPlace>,
     options: JournalOptions,
+    writing: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -103,18 +107,22 @@ struct Failure {
 impl Journal {
     /// Opens the journal of a database whose newest version is `version`.
     pub fn open(place: Arc<dyn JournalPlace>, options: JournalOptions, version: u64) -> Journal {
-        let state = match recover(&*place, version) {
+        let recovered = recover(&*place, version);
+        let state = State { segments: VecDeque::new(), bytes: 0, failure: None };
+        let journal = Journal { place, options, writing: Mutex::new(()), state: Mutex::new(state) };
+        match recovered {
             Ok(segments) => {
-                let bytes = segments.iter().map(|segment| segment.length).sum();
-                State { segments, bytes, failure: None }
+                let mut state = journal.state();
+                state.bytes = segments.iter().map(|segment| segment.length).sum();
+                state.segments = segments;
             }
-            Err(error) => {
-                let mut state = State { segments: VecDeque::new(), bytes: 0, failure: None };
-                state.fail(&*place, &error);
-                state
-            }
-        };
-        Journal { place, options, state: Mutex::new(state) }
+            Err(error) => journal.fail(&journal.writing(), &error),
+        }
+        journal
+    }
+
+    fn writing(&self) -> Writing<'_> {
+        Writing { _lock: self.writing.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,68 +131,108 @@ impl Journal {
 
     /// Appends the block of the next batch. Called only by the holder of the writer's lock.
     pub fn append(&self, block: &Block<'_>) {
-        let mut state = self.state();
-        if let Some(failure) = &state.failure {
-            if failure.at.elapsed() < RETRY {
+        let writing = self.writing();
+        let failed_at = self.state().failure.as_ref().map(|failure| failure.at);
+        if let Some(at) = failed_at {
+            if at.elapsed() < RETRY {
                 return;
             }
-            if let Err(error) = state.begin_again(&*self.place, block.first - 1) {
-                return state.fail(&*self.place, &error);
+            if let Err(error) = self.empty(&writing, block.first - 1) {
+                return self.fail(&writing, &error);
             }
             tracing::info!(after = block.first - 1, "the change journal begins again");
         }
-        let appended = self.make_room(&mut state, block).and_then(|()| {
-            let segment = state.segments.back_mut().expect("a journal without failure has a file");
-            segment.append(block)
-        });
-        match appended {
-            Ok(()) => state.bytes += block.bytes.len() as u64,
-            Err(error) => state.fail(&*self.place, &error),
+        let appended = self.make_room(&writing, block).and_then(|()| self.write(&writing, block));
+        if let Err(error) = appended {
+            self.fail(&writing, &error);
         }
     }
 
     /// Begins the next file if it is time, and removes old ones.
-    fn make_room(&self, state: &mut State, block: &Block<'_>) -> io::Result<()> {
+    fn make_room(&self, _: &Writing<'_>, block: &Block<'_>) -> io::Result<()> {
         let JournalOptions { retention, max_bytes } = self.options;
         let retention_us = u64::try_from(retention.as_micros()).unwrap_or(u64::MAX);
-        let active = state.segments.back().expect("a journal without failure has a file");
-        let is_full = active.length >= (max_bytes / FILES).clamp(MIN_FILE_BYTES, MAX_FILE_BYTES);
-        let is_old = block.time_us.saturating_sub(active.first_us) > retention_us / FILES;
-        if active.last > active.after && (is_full || is_old) {
-            let next = Segment::create(&*self.place, active.last)?;
-            state.bytes += next.length;
-            state.segments.push_back(next);
+        let ended_at = {
+            let state = self.state();
+            let active = state.active();
+            let is_full = active.length >= (max_bytes / FILES).clamp(MIN_FILE_BYTES, MAX_FILE_BYTES);
+            let is_old = block.time_us.saturating_sub(active.first_us) > retention_us / FILES;
+            (active.last > active.after && (is_full || is_old)).then_some(active.last)
+        };
+        if let Some(after) = ended_at {
+            let next = Segment::create(&*self.place, after)?;
+            self.state().push(next);
         }
         let most = max_bytes.saturating_sub(block.bytes.len() as u64);
-        while let [oldest, _, ..] = state.segments.make_contiguous() {
-            let is_expired = block.time_us.saturating_sub(oldest.last_us) > retention_us;
-            if !is_expired && state.bytes <= most {
-                break;
-            }
-            self.place.remove(oldest.after)?;
-            state.bytes -= oldest.length;
-            state.segments.pop_front();
+        let is_outdated = |state: &State, oldest: &Segment| {
+            state.bytes > most || block.time_us.saturating_sub(oldest.last_us) > retention_us
+        };
+        loop {
+            // A statement of its own: the lock ends with it.
+            let outdated = self.state().forget_oldest(is_outdated);
+            let Some(name) = outdated else { return Ok(()) };
+            self.place.remove(name)?;
         }
+    }
+
+    /// Writes the block at the end. After an error, what follows the end is unknown.
+    fn write(&self, _: &Writing<'_>, block: &Block<'_>) -> io::Result<()> {
+        let (file, end) = {
+            let state = self.state();
+            let active = state.active();
+            assert_eq!(block.first, active.last + 1, "the journal has a hole");
+            (active.file.clone(), active.length)
+        };
+        file.append(end, block.bytes)?;
+        self.state().note(block);
         Ok(())
     }
 
     /// The database continues at `version` without the versions before it: what is known of them
     /// does not belong to what follows.
     pub fn begin_again(&self, version: u64) {
-        let mut state = self.state();
-        if let Err(error) = state.begin_again(&*self.place, version) {
-            state.fail(&*self.place, &error);
+        let writing = self.writing();
+        if let Err(error) = self.empty(&writing, version) {
+            self.fail(&writing, &error);
         }
+    }
+
+    /// Removes everything, and begins an empty journal after `version`.
+    fn empty(&self, _: &Writing<'_>, version: u64) -> io::Result<()> {
+        {
+            let mut state = self.state();
+            state.clear();
+            let failure = || Failure { text: "it is being emptied".into(), is_full: false, at: Instant::now() };
+            state.failure.get_or_insert_with(failure);
+        }
+        remove_all(&*self.place)?;
+        let segment = Segment::create(&*self.place, version)?;
+        self.place.sync()?;
+        let mut state = self.state();
+        state.push(segment);
+        state.failure = None;
+        Ok(())
+    }
+
+    /// The journal is gone until it can begin again.
+    fn fail(&self, _: &Writing<'_>, error: &io::Error) {
+        {
+            let mut state = self.state();
+            if state.failure.is_none() {
+                tracing::error!(%error, "the change journal cannot be written: it is dropped, and begins again later");
+            }
+            state.clear();
+            let is_full = error.kind() == io::ErrorKind::StorageFull;
+            state.failure = Some(Failure { text: error.to_string(), is_full, at: Instant::now() });
+        }
+        // The rest is removed when the journal begins again.
+        let _ = remove_all(&*self.place);
     }
 
     /// Makes the journal survive a crash of the machine, as far as it is written.
     pub fn sync(&self) {
-        let (files, place) = {
-            let state = self.state();
-            let files: Vec<_> = state.segments.iter().rev().take(2).map(|segment| segment.file.clone()).collect();
-            (files, self.place.clone())
-        };
-        let synced = files.iter().try_for_each(|file| file.sync()).and_then(|()| place.sync());
+        let files: Vec<_> = self.state().segments.iter().rev().take(2).map(|segment| segment.file.clone()).collect();
+        let synced = files.iter().try_for_each(|file| file.sync()).and_then(|()| self.place.sync());
         if let Err(error) = synced {
             tracing::warn!(%error, "cannot synchronise the change journal; it begins again if the machine crashes now");
         }
@@ -201,31 +249,43 @@ impl Journal {
     }
 }
 
+/// Shows that files may be written, created and removed.
+struct Writing<'j> {
+    _lock: MutexGuard<'j, ()>,
+}
+
 impl State {
-    /// Removes everything, and begins an empty journal after `version`.
-    fn begin_again(&mut self, place: &dyn JournalPlace, version: u64) -> io::Result<()> {
-        self.segments.clear();
-        self.bytes = 0;
-        remove_all(place)?;
-        let segment = Segment::create(place, version)?;
-        place.sync()?;
-        self.bytes = segment.length;
-        self.segments.push_back(segment);
-        self.failure = None;
-        Ok(())
+    /// The file that is written to.
+    fn active(&self) -> &Segment {
+        self.segments.back().expect("a journal without failure has a file")
     }
 
-    /// The journal is gone until it can begin again.
-    fn fail(&mut self, place: &dyn JournalPlace, error: &io::Error) {
-        if self.failure.is_none() {
-            tracing::error!(%error, "the change journal cannot be written: it is dropped, and begins again later");
-        }
-        let is_full = error.kind() == io::ErrorKind::StorageFull;
-        self.failure = Some(Failure { text: error.to_string(), is_full, at: Instant::now() });
+    fn push(&mut self, segment: Segment) {
+        self.bytes += segment.length;
+        self.segments.push_back(segment);
+    }
+
+    /// Forgets the oldest file if it `is_outdated`, but never the one that is written to. Returns
+    /// its name.
+    fn forget_oldest(&mut self, is_outdated: impl Fn(&State, &Segment) -> bool) -> Option<u64> {
+        let oldest = self.segments.front().filter(|oldest| self.segments.len() > 1 && is_outdated(self, oldest))?;
+        let (name, length) = (oldest.after, oldest.length);
+        self.segments.pop_front();
+        self.bytes -= length;
+        Some(name)
+    }
+
+    /// A block was written at the end.
+    fn note(&mut self, block: &Block<'_>) {
+        let bytes = block.bytes.len() as u64;
+        self.bytes += bytes;
+        let active = self.segments.back_mut().expect("it was written to");
+        active.note(bytes, block.last, block.time_us, block.summary);
+    }
+
+    fn clear(&mut self) {
         self.segments.clear();
         self.bytes = 0;
-        // The rest is removed when the journal begins again.
-        let _ = remove_all(place);
     }
 }
 

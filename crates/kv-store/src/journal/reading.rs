@@ -158,23 +158,29 @@ impl Journal {
     /// A file cannot be read. It is given up with all before it; if it is the newest one, the whole
     /// journal is.
     fn give_up_through(&self, name: u64, after: u64, reason: &str) -> KvError {
-        let mut state = self.state();
-        let Some(place) = state.segments.iter().position(|segment| segment.after == name) else {
-            // Retention was faster.
-            let oldest = state.segments.front().map_or(after + 1, |segment| segment.after);
-            return KvError::TransactionTooOld { read_version: after, oldest };
+        let writing = self.writing();
+        let (lost, answer) = {
+            let mut state = self.state();
+            let Some(place) = state.segments.iter().position(|segment| segment.after == name) else {
+                // Retention was faster.
+                let oldest = state.segments.front().map_or(after + 1, |segment| segment.after);
+                return KvError::TransactionTooOld { read_version: after, oldest };
+            };
+            tracing::error!("the change journal is damaged, and forgets the versions up to there: {reason}");
+            let mut lost = Vec::new();
+            for _ in 0..=place {
+                lost.extend(state.forget_oldest(|_, _| true));
+            }
+            (lost, state.segments.front().filter(|oldest| oldest.after != name).map(|segment| segment.after))
         };
-        tracing::error!("the change journal is damaged, and forgets the versions up to there: {reason}");
-        if place + 1 == state.segments.len() {
-            state.fail(&*self.place, &std::io::Error::other(format!("it is damaged: {reason}")));
-            return state.failure.as_ref().map(unavailable).expect("it has just failed");
-        }
-        let lost: Vec<_> = state.segments.drain(..=place).map(|segment| (segment.after, segment.length)).collect();
-        for (name, length) in lost {
-            state.bytes -= length;
+        for name in lost {
             let _ = self.place.remove(name);
         }
-        let oldest = state.segments.front().expect("there is a newer file").after;
+        let Some(oldest) = answer else {
+            let error = std::io::Error::other(format!("it is damaged: {reason}"));
+            self.fail(&writing, &error);
+            return self.state().failure.as_ref().map(unavailable).expect("it has just failed");
+        };
         KvError::TransactionTooOld { read_version: after, oldest }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use kv_api::KvError;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::block::{Block, RawEffect, ReadBlock};
+use super::block::{RawEffect, ReadBlock};
 use super::files::{JournalFile, JournalPlace};
 use super::summary::{Summary, hash_of};
 
@@ -87,16 +87,8 @@ impl Segment {
         Ok(Found::Segment(segment))
     }
 
-    /// Writes a block at the end. After an error, what follows its end is unknown.
-    pub fn append(&mut self, block: &Block<'_>) -> io::Result<()> {
-        assert_eq!(block.first, self.last + 1, "the journal has a hole");
-        self.file.append(self.length, block.bytes)?;
-        self.note(block.bytes.len() as u64, block.last, block.time_us, block.summary);
-        Ok(())
-    }
-
     /// Notes a block at the end.
-    fn note(&mut self, bytes: u64, last: u64, time_us: u64, summary: &Summary) {
+    pub fn note(&mut self, bytes: u64, last: u64, time_us: u64, summary: &Summary) {
         let (offset, end) = (self.length, self.length + bytes);
         if self.last == self.after {
             self.first_us = time_us;

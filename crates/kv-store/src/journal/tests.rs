@@ -1,6 +1,7 @@
 //! The journal against a plain list of versions: under cuts, faults of its files, and damage.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use kv_api::{Change, ChangeRange, ClearCause, Effect, FamilyEffect, Version};
@@ -243,19 +244,23 @@ proptest! {
     }
 }
 
-/// Files of which each operation fails from a given one on, after a part of a write.
+/// Asked before each operation that changes a file whether it fails: after a part of a write.
+type Fault = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
+
 struct Failing {
     files: Arc<MemoryJournal>,
-    left: Arc<AtomicI64>,
+    fault: Fault,
 }
 
-struct FailingFile(Arc<dyn JournalFile>, Arc<AtomicI64>);
+struct FailingFile(Arc<dyn JournalFile>, Fault);
 
-fn spend(left: &AtomicI64) -> io::Result<()> {
-    match left.fetch_sub(1, Ordering::Relaxed) > 0 {
+/// Each operation fails once so many have succeeded.
+fn after(left: &Arc<AtomicI64>) -> Fault {
+    let left = left.clone();
+    Arc::new(move || match left.fetch_sub(1, Ordering::Relaxed) > 0 {
         true => Ok(()),
         false => Err(io::ErrorKind::StorageFull.into()),
-    }
+    })
 }
 
 impl JournalPlace for Failing {
@@ -264,21 +269,21 @@ impl JournalPlace for Failing {
     }
 
     fn create(&self, name: u64) -> io::Result<Arc<dyn JournalFile>> {
-        spend(&self.left)?;
-        Ok(Arc::new(FailingFile(self.files.create(name)?, self.left.clone())))
+        (self.fault)()?;
+        Ok(Arc::new(FailingFile(self.files.create(name)?, self.fault.clone())))
     }
 
     fn open(&self, name: u64) -> io::Result<Arc<dyn JournalFile>> {
-        Ok(Arc::new(FailingFile(self.files.open(name)?, self.left.clone())))
+        Ok(Arc::new(FailingFile(self.files.open(name)?, self.fault.clone())))
     }
 
     fn remove(&self, name: u64) -> io::Result<()> {
-        spend(&self.left)?;
+        (self.fault)()?;
         self.files.remove(name)
     }
 
     fn sync(&self) -> io::Result<()> {
-        spend(&self.left)
+        (self.fault)()
     }
 }
 
@@ -292,19 +297,19 @@ impl JournalFile for FailingFile {
     }
 
     fn append(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        spend(&self.1).inspect_err(|_| {
+        (self.1)().inspect_err(|_| {
             let _ = self.0.append(offset, &bytes[..bytes.len() / 2]);
         })?;
         self.0.append(offset, bytes)
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        spend(&self.1)?;
+        (self.1)()?;
         self.0.truncate(length)
     }
 
     fn sync(&self) -> io::Result<()> {
-        spend(&self.1)
+        (self.1)()
     }
 }
 
@@ -315,7 +320,7 @@ fn a_crash_or_a_full_disk_at_every_operation_leaves_a_sound_journal() {
     for operations in 0..400 {
         let files = Arc::<MemoryJournal>::default();
         let left = Arc::new(AtomicI64::new(operations));
-        let place = Arc::new(Failing { files: files.clone(), left: left.clone() });
+        let place = Arc::new(Failing { files: files.clone(), fault: after(&left) });
         let journal = Journal::open(place.clone(), options, 1);
         let long = [1; 200];
         let mut written: Vec<Change> = (2..200).map(|version| append(&journal, version, version, &[&long])).collect();
@@ -341,6 +346,34 @@ fn a_crash_or_a_full_disk_at_every_operation_leaves_a_sound_journal() {
         }
     }
     assert!(failures > 50, "{failures}");
+}
+
+#[test]
+fn no_file_is_touched_while_figures_and_reads_would_wait_for_it() {
+    let journal = Arc::new(OnceLock::<Journal>::new());
+    let (left, touched) = (Arc::new(AtomicI64::new(i64::MAX)), Arc::new(AtomicI64::new(0)));
+    let fault = {
+        let (journal, touched, fault) = (journal.clone(), touched.clone(), after(&left));
+        Arc::new(move || {
+            if let Some(journal) = journal.get() {
+                assert!(journal.state.try_lock().is_ok(), "a file is touched under the lock that everybody needs");
+                touched.fetch_add(1, Ordering::Relaxed);
+            }
+            fault()
+        })
+    };
+    let place = Arc::new(Failing { files: Arc::default(), fault });
+    let options = JournalOptions { max_bytes: 32 << 10, ..options() };
+    let journal = journal.get_or_init(|| Journal::open(place.clone(), options, 1));
+    (2..200).for_each(|version| drop(append(journal, version, version, &[&[1; 200]])));
+    assert!(journal.statistics().oldest > Some(1), "old files were removed");
+    journal.sync();
+    journal.begin_again(300);
+    append(journal, 301, 301, &[b"k"]);
+    left.store(0, Ordering::Relaxed);
+    append(journal, 302, 302, &[b"k"]);
+    assert!(journal.statistics().failure.is_some());
+    assert!(touched.load(Ordering::Relaxed) > 200);
 }
 
 #[test]
