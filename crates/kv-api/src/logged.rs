@@ -19,7 +19,7 @@ pub const DEFAULT_READABLE_WINDOW_MS: u64 = 60_000;
 /// | 2 | changes of users, roles and tokens; writes that name who asked for them |
 pub const LOWEST_LEVEL: u32 = 1;
 /// The highest of them.
-pub const HIGHEST_LEVEL: u32 = 2;
+pub const HIGHEST_LEVEL: u32 = 3;
 /// The lowest with users, roles and tokens.
 pub const ACCESS_LEVEL: u32 = 2;
 

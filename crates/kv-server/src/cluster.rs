@@ -23,6 +23,8 @@ pub enum Role {
     /// versions, and says `observer` in a field of its own.
     #[serde(rename = "learner")]
     Observer,
+    /// It votes with its log, and has no rows.
+    Witness,
     /// No member of the cluster any more.
     Removed,
     /// No message from it has arrived yet.

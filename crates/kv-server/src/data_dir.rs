@@ -118,13 +118,16 @@ impl DataDir {
     /// Opens or creates the directory for a standalone server (`replicas` empty) or for these
     /// replicas. A new directory gets its identity only when it is claimed.
     pub fn open(root: &Path, mode: Mode, replicas: &[u32]) -> Result<DataDir, DataDirError> {
+        Self::open_for(root, Identity::new(mode, replicas, None))
+    }
+
+    fn open_for(root: &Path, wanted: Identity) -> Result<DataDir, DataDirError> {
         make_directory(root)?;
         let lock = lock(root)?;
         let opened = [
             (root.to_path_buf(), DirectoryId::of(root).map_err(io_error("look at", root))?),
             (root.join(LOCK_FILE), DirectoryId::of_metadata(&lock.metadata().map_err(io_error("look at", root))?)),
         ];
-        let wanted = Identity::new(mode, replicas, None);
         let found = read_identity(&root.join(IDENTITY_FILE))?;
         let is_new = found.is_none();
         if !is_new && root.join(CONVERT_NOTE).exists() {
@@ -137,7 +140,7 @@ impl DataDir {
             Some(found) if found.recovery.is_some() => {
                 return Err(DataDirError::BeingRecovered { dir: root.to_path_buf() });
             }
-            Some(found) if found.mode == wanted.mode && found.replicas == wanted.replicas => found,
+            Some(found) if found.is_of_same_use(&wanted) => found,
             Some(found) => {
                 let (flags, found, wanted) = (found.flags(), found.describe(), wanted.describe());
                 return Err(DataDirError::BelongsToAnother { dir: root.to_path_buf(), found, wanted, flags });
@@ -178,7 +181,8 @@ impl DataDir {
                 _ => return Err(DataDirError::Gone { path: root.clone() }),
             }
         }
-        DataDir::open(root, mode, replicas)
+        let wanted = Identity::new(mode, replicas, None);
+        DataDir::open_for(root, if config.replication.is_witness { wanted.as_witness() } else { wanted })
     }
 
     /// Whether the directory has no identity yet.

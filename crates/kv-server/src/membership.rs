@@ -15,6 +15,8 @@ pub enum MemberRole {
     Voter,
     /// It follows the log without a vote.
     Observer,
+    /// Its disk votes, and has the log and no rows: it never leads, and serves no client.
+    Witness,
 }
 
 /// A member of the present configuration.
@@ -28,6 +30,9 @@ pub struct MemberView {
     pub disk: Option<String>,
     /// The disk that was heard from under this id, as far as this server knows.
     pub present_disk: Option<String>,
+    /// Whether that disk is a witness's: it can vote as a witness, and in no other way.
+    #[serde(default)]
+    pub is_witness: bool,
     /// Where its peers reach it; empty if that is not known here.
     pub peer: String,
     /// Where Thrift clients reach it; empty if that is not known here.

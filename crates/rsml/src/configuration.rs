@@ -33,10 +33,12 @@ impl From<Id128> for u128 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum MemberRole {
-    /// Its disk votes.
+    /// Its disk votes, and it has a database.
     Voter = 0,
     /// It follows the log without a vote.
     Observer = 1,
+    /// Its disk votes and keeps the log, and it has no database: it never leads.
+    Witness = 2,
 }
 
 /// Where a member is reached. Empty: not known here, or as the settings say.
@@ -92,8 +94,15 @@ pub struct Member {
 /// One member of a [`Configuration`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ConfiguredMember {
-    /// It votes.
+    /// It votes, and has a database.
     Voter {
+        /// The disk whose answers are votes.
+        disk: DiskId,
+        /// Where it is reached.
+        addresses: Addresses,
+    },
+    /// It votes with its log alone: it has no database, and never leads.
+    Witness {
         /// The disk whose answers are votes.
         disk: DiskId,
         /// Where it is reached.
@@ -115,39 +124,63 @@ impl ConfiguredMember {
     /// The disk that votes.
     pub fn voting_disk(&self) -> Option<DiskId> {
         match self {
-            ConfiguredMember::Voter { disk, .. } => Some(*disk),
+            ConfiguredMember::Voter { disk, .. } | ConfiguredMember::Witness { disk, .. } => Some(*disk),
             ConfiguredMember::Observer { .. } => None,
         }
+    }
+
+    /// The part that it plays.
+    pub fn role(&self) -> MemberRole {
+        match self {
+            ConfiguredMember::Voter { .. } => MemberRole::Voter,
+            ConfiguredMember::Witness { .. } => MemberRole::Witness,
+            ConfiguredMember::Observer { .. } => MemberRole::Observer,
+        }
+    }
+
+    /// Whether it votes without a database.
+    pub fn is_witness(&self) -> bool {
+        self.role() == MemberRole::Witness
     }
 
     /// Where it is reached.
     pub fn addresses(&self) -> &Addresses {
         match self {
-            ConfiguredMember::Voter { addresses, .. } | ConfiguredMember::Observer { addresses } => addresses,
+            ConfiguredMember::Voter { addresses, .. }
+            | ConfiguredMember::Witness { addresses, .. }
+            | ConfiguredMember::Observer { addresses } => addresses,
         }
     }
 
     /// The same member, reached elsewhere.
-    pub fn at(&self, addresses: Addresses) -> ConfiguredMember {
-        match self {
-            ConfiguredMember::Voter { disk, .. } => ConfiguredMember::Voter { disk: *disk, addresses },
-            ConfiguredMember::Observer { .. } => ConfiguredMember::Observer { addresses },
+    pub fn at(mut self, elsewhere: Addresses) -> ConfiguredMember {
+        match &mut self {
+            ConfiguredMember::Voter { addresses, .. }
+            | ConfiguredMember::Witness { addresses, .. }
+            | ConfiguredMember::Observer { addresses } => *addresses = elsewhere,
         }
+        self
+    }
+
+    /// The same member, with another disk that votes in place of the present one.
+    pub(crate) fn with_disk(mut self, other: DiskId) -> ConfiguredMember {
+        match &mut self {
+            ConfiguredMember::Voter { disk, .. } | ConfiguredMember::Witness { disk, .. } => *disk = other,
+            ConfiguredMember::Observer { .. } => {}
+        }
+        self
     }
 
     pub(crate) fn to_stored(&self, id: ReplicaId) -> Member {
-        let role = match self {
-            ConfiguredMember::Voter { .. } => MemberRole::Voter,
-            ConfiguredMember::Observer { .. } => MemberRole::Observer,
-        };
         let disk_id = self.voting_disk().unwrap_or_default().0.into();
-        Member { replica: u32::from(id.0), disk_id, role: role.into(), addresses: self.addresses().field() }
+        Member { replica: u32::from(id.0), disk_id, role: self.role().into(), addresses: self.addresses().field() }
     }
 
     fn from_stored(member: &Member) -> ConfiguredMember {
         let addresses = member.addresses.clone().unwrap_or_default();
         match member.role() {
             MemberRole::Voter => ConfiguredMember::Voter { disk: DiskId(member.disk_id.into()), addresses },
+            MemberRole::Witness => ConfiguredMember::Witness { disk: DiskId(member.disk_id.into()), addresses },
             MemberRole::Observer => ConfiguredMember::Observer { addresses },
         }
     }
@@ -179,7 +212,12 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// The voters, each with the disk whose answers are votes.
+    /// The voters that have a database: all but the witnesses.
+    pub fn full_voters(&self) -> impl Iterator<Item = ReplicaId> {
+        self.members.iter().filter(|(_, member)| member.role() == MemberRole::Voter).map(|(id, _)| *id)
+    }
+
+    /// The voters, witnesses among them, each with the disk whose answers are votes.
     pub fn voters(&self) -> impl Iterator<Item = (ReplicaId, DiskId)> {
         self.members.iter().filter_map(|(id, member)| Some((*id, member.voting_disk()?)))
     }

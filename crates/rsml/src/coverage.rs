@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 /// Every marked path: an exceptional branch of a rule, or a branch of liveness, recovery and
 /// sessions.
-pub const POINTS: [&str; 94] = [
+pub const POINTS: [&str; 97] = [
     "birth.bootstrapped",
     "birth.record_sent_again",
     "epochs.answered_that_it_is_over",
@@ -103,6 +103,9 @@ pub const POINTS: [&str; 94] = [
     "upkeep.disk_replaced",
     "upkeep.moved",
     "upkeep.sealed",
+    "witness.keeps_its_log",
+    "witness.sealed",
+    "witness.state_installed",
 ];
 
 /// The index of a name in [`POINTS`].

@@ -127,6 +127,9 @@ pub struct Hello {
     /// Where the sender is reached, as its own settings say; absent if they do not.
     #[prost(message, optional, tag = "2")]
     pub addresses: Option<Addresses>,
+    /// The sender has a log and no database: a cluster does not begin with it.
+    #[prost(bool, tag = "3")]
+    pub is_witness: bool,
 }
 
 /// See [`Message::Born`].
@@ -391,6 +394,9 @@ pub struct SnapshotRequest {
     /// The snapshot must hold everything through this sequence.
     #[prost(uint64, tag = "4")]
     pub at_least: u64,
+    /// Only the library's own state is wanted, without the data: for a witness.
+    #[prost(bool, tag = "5")]
+    pub state_only: bool,
 }
 
 /// See [`Message::SnapshotChunk`].

@@ -189,6 +189,7 @@ fn describe(cluster: &ClusterSnapshot) -> String {
         Role::Secondary => "secondary",
         Role::Candidate => "candidate",
         Role::Observer => "observer",
+        Role::Witness => "witness",
         Role::Removed => "removed",
         Role::Unknown => "unknown",
     };

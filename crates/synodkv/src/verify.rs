@@ -89,12 +89,19 @@ pub async fn run(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let client = args.target.connect().await?;
     let admin = AdminClient::new()?;
     let (answered, status): (String, Status) = admin.first(&args.admin, "/status").await?;
+    // A witness knows no families.
+    let status = if status.replicas.iter().any(is_witness) { of_one_with_data(&admin, status).await } else { status };
     let version = client.read_version().await?;
     let mut comparison = Comparison {
         admin,
         version,
         page: args.page,
-        subjects: status.replicas.iter().map(|replica| subject(replica, &answered)).collect(),
+        subjects: status
+            .replicas
+            .iter()
+            .filter(|replica| !is_witness(replica))
+            .map(|r| subject(r, &answered))
+            .collect(),
         progress: output::progress("rows compared", None),
     };
     let mut families = status.column_families.clone();
@@ -134,6 +141,22 @@ impl Report {
             (false, _) => 1,
         })
     }
+}
+
+/// A witness has no rows that could be compared.
+fn is_witness(replica: &Replica) -> bool {
+    replica.role == "witness"
+}
+
+/// The status as a replica with data says it, if one answers.
+async fn of_one_with_data(admin: &AdminClient, known: Status) -> Status {
+    let with_data = known.replicas.iter().filter(|replica| replica.reachable && !is_witness(replica));
+    for address in with_data.filter_map(|replica| replica.admin.as_deref()) {
+        if let Ok(status) = admin.get::<Status>(address, "/status", &[], PAGE_TIMEOUT).await {
+            return status;
+        }
+    }
+    known
 }
 
 fn subject(replica: &Replica, answered: &str) -> Subject {

@@ -133,6 +133,8 @@ pub struct ReplicationConfig {
     /// Whether this replica joins a cluster that exists already: with an empty directory it never
     /// bootstraps one.
     pub join: bool,
+    /// Whether this replica is a witness: it votes, keeps the log, has no rows and serves no client.
+    pub is_witness: bool,
     /// Whether a voter that came back with an empty disk votes again by itself.
     pub readmit_replaced_disk: bool,
     /// Maximum bytes of operations that go into one value of the log.

@@ -143,6 +143,10 @@ fn complete_replication(
         let wanted = "is for one replica per process: give replication.node_id, too, or leave it out";
         return Err(ConfigError::value("replication.join", true, wanted, &sources.origin("replication.join")));
     }
+    if raw.witness && !raw.join {
+        let wanted = "is for a replica that joins a cluster: give replication.join = true, too, or leave it out";
+        return Err(ConfigError::value("replication.witness", true, wanted, &sources.origin("replication.witness")));
+    }
     let tls = raw.tls.map(|tls| complete_tls(tls, &entries, sources)).transpose()?;
     if let Some(address) = raw.listen_addr.as_ref().filter(|_| !one_per_process) {
         let wanted = "is for one replica per process: give replication.node_id, too, or leave it out";
@@ -175,6 +179,7 @@ fn complete_replication(
         lease_ms: raw.lease_ms,
         auto_finalize: raw.auto_finalize,
         join: raw.join,
+        is_witness: raw.witness,
         readmit_replaced_disk: raw.readmit_replaced_disk,
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,

@@ -14,6 +14,8 @@ pub(super) const IDENTITY_DRAFT: &str = "identity.json.new";
 pub(super) const FORMAT: u32 = 1;
 /// The format while a recovery is under way: programs that know of none must not touch it.
 const RECOVERING_FORMAT: u32 = 2;
+/// The format of a witness, which has no rows: programs that know of none would give it some.
+const WITNESS_FORMAT: u32 = 3;
 
 /// Whose data a directory holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub(crate) struct Identity {
     pub(crate) mode: Mode,
     /// The replicas whose data is here, ascending; empty in standalone mode.
     pub(crate) replicas: Vec<u32>,
+    /// Whether the replica is a witness: its directory holds the log and no rows, for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_witness: bool,
     /// Known once the cluster has been bootstrapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cluster_id: Option<String>,
@@ -39,7 +44,19 @@ impl Identity {
     pub(crate) fn new(mode: Mode, replicas: &[u32], cluster_id: Option<String>) -> Identity {
         let mut replicas = replicas.to_vec();
         replicas.sort_unstable();
-        Identity { format: FORMAT, mode, replicas, cluster_id, recovery: None, last_recovery: None }
+        let (recovery, last_recovery) = (None, None);
+        Identity { format: FORMAT, mode, replicas, is_witness: false, cluster_id, recovery, last_recovery }
+    }
+
+    /// The identity of a witness.
+    pub(super) fn as_witness(self) -> Identity {
+        Identity { format: WITNESS_FORMAT, is_witness: true, ..self }
+    }
+
+    /// Whether a server of that identity may use the data of this one.
+    pub(super) fn is_of_same_use(&self, other: &Identity) -> bool {
+        let use_of = |identity: &Identity| (identity.mode, identity.replicas.clone(), identity.is_witness);
+        use_of(self) == use_of(other)
     }
 
     /// The record of the recovery that is under way.
@@ -66,6 +83,7 @@ impl Identity {
     pub(crate) fn describe(&self) -> String {
         match (self.mode, self.replicas.as_slice()) {
             (Mode::Standalone, _) => "a standalone server".to_string(),
+            (Mode::Replicated, [id]) if self.is_witness => format!("replica {id}, a witness, in replicated mode"),
             (Mode::Replicated, [id]) => format!("replica {id} in replicated mode"),
             (Mode::Replicated, ids) => {
                 let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
@@ -78,6 +96,9 @@ impl Identity {
     pub(super) fn flags(&self) -> String {
         match (self.mode, self.replicas.as_slice()) {
             (Mode::Standalone, _) => "--mode standalone".to_string(),
+            (Mode::Replicated, [id]) if self.is_witness => {
+                format!("--node-id {id}, with the --config that says `replication.witness = true`")
+            }
             (Mode::Replicated, [id]) => format!("--node-id {id}, with the --config that lists the replicas"),
             (Mode::Replicated, _) => "--mode replicated, without --node-id".to_string(),
         }
@@ -97,7 +118,7 @@ pub(crate) fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirErro
     let format = value.get("format").and_then(serde_json::Value::as_u64);
     let format =
         format.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| damaged("`format` is missing".to_string()))?;
-    if format > FORMAT && format != RECOVERING_FORMAT {
+    if format > FORMAT && ![RECOVERING_FORMAT, WITNESS_FORMAT].contains(&format) {
         let dir = path.parent().unwrap_or(path).to_path_buf();
         return Err(DataDirError::NewerFormat { dir, found: format });
     }

@@ -67,6 +67,7 @@ impl ReplicatedCluster {
                 Role::Removed
             }
             _ if !status.core.is_voter => Role::Observer,
+            _ if self.local.is_witness() => Role::Witness,
             _ => Role::Secondary,
         };
         let runs = status.failed.is_none();
@@ -81,7 +82,8 @@ impl ReplicatedCluster {
             last_sequence: Some(status.core.last.max(committed).0),
             committed: Some(committed.0),
             applied: Some(status.digest_sequence.0),
-            digest: Some(AppliedDigest { sequence: status.digest_sequence.0, value: status.digest }),
+            digest: (!self.local.is_witness())
+                .then_some(AppliedDigest { sequence: status.digest_sequence.0, value: status.digest }),
             oldest_readable: Some(kept.oldest_readable),
             pending_clears: Some(kept.pending_clears),
             levels: Some(levels(status.core.feature_level, status.core.levels)),
@@ -116,6 +118,7 @@ impl ReplicatedCluster {
             () if report.is_primary => Role::Primary,
             () if report.is_candidate => Role::Candidate,
             () if report.is_observer => Role::Observer,
+            () if report.is_witness => Role::Witness,
             () => Role::Secondary,
         };
         ReplicaStatus {
@@ -124,7 +127,7 @@ impl ReplicatedCluster {
             last_sequence: Some(report.last),
             committed: Some(report.commit),
             applied: Some(report.applied),
-            digest: Some(AppliedDigest { sequence: report.applied, value: report.digest }),
+            digest: (!report.is_witness).then_some(AppliedDigest { sequence: report.applied, value: report.digest }),
             levels: Some(levels(report.level(), report.level_range())),
             copy: (report.is_copying && status.reachable).then(|| CopyProgress {
                 peer: report.copy_source.checked_sub(1),

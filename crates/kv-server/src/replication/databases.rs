@@ -49,6 +49,7 @@ pub struct ReplicaDatabases {
     engine: EngineKind,
     resources: SharedResources,
     journal: Option<JournalOptions>,
+    is_witness: bool,
     damage: Mutex<Damage>,
     flushing: Mutex<Option<JoinHandle<()>>>,
 }
@@ -88,9 +89,17 @@ impl ReplicaDatabases {
             engine,
             resources,
             journal,
+            is_witness: false,
             damage: Mutex::default(),
             flushing: Mutex::default(),
         })
+    }
+
+    /// The databases of a witness, which hold no rows.
+    pub fn of_witness(replica: u32, folder: PathBuf, engine: EngineKind, resources: SharedResources) -> Arc<Self> {
+        let databases = Self::new(replica, folder, engine, resources);
+        let databases = Arc::into_inner(databases).expect("nobody else has it yet");
+        Arc::new(ReplicaDatabases { is_witness: true, ..databases })
     }
 
     /// The directory of a generation.
@@ -259,6 +268,21 @@ impl DatabasePlace for ReplicaDatabases {
             opened => opened?,
         };
         self.watch(generation, &database);
+        Ok(database)
+    }
+
+    fn is_witness(&self) -> bool {
+        self.is_witness
+    }
+
+    fn create(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
+        if self.survive_exit() && self.path(generation).exists() {
+            fs::remove_dir_all(self.path(generation)).map_err(failed_to("remove", &self.path(generation)))?;
+        }
+        let database = self.try_open(generation)?;
+        if self.survive_exit() {
+            self.sync_folder()?;
+        }
         Ok(database)
     }
 

@@ -13,7 +13,8 @@ use super::snapshots::{Installed, ReplicaSnapshots, failed};
 use crate::router::{LocalReader, ReadSlots};
 
 /// Applies committed operations to its replica's database. Verdicts, rows and RSML's own state go
-/// into one engine batch.
+/// into one engine batch. A witness stores RSML's own state and nothing else: its requests have no
+/// outcomes, and nobody may ask for them.
 ///
 /// When the log says so, another database replaces the present one under its readers. Running reads
 /// keep the old one, and no reader ever sees an older version than before.
@@ -74,6 +75,11 @@ fn unreadable(error: UnreadableWrite) -> ExecutionError {
     }
 }
 
+/// No outcome: those of a witness are used by nobody.
+fn without_outcomes(values: &[CommittedValue]) -> Vec<Bytes> {
+    vec![Bytes::new(); values.iter().map(|value| value.requests.len()).sum()]
+}
+
 /// Values that the database has decided and not written yet.
 struct PreparedValues<'e> {
     prepared: PreparedBatch<'e>,
@@ -99,10 +105,14 @@ impl ExecutionNotifier for KvStoreExecutor {
         &'e mut self,
         values: &'e [CommittedValue],
     ) -> Result<Box<dyn ExecutedBatch + 'e>, ExecutionError> {
-        let writes = timed_writes(values)?;
+        let is_witness = self.databases.is_witness();
+        let writes = if is_witness { Vec::new() } else { timed_writes(values)? };
         let level = values.last().map_or(self.database.level(), |value| value.feature_level.0);
         let prepared = self.database.prepare_at(&writes, level).map_err(failed)?;
-        let outcomes = prepared.verdicts().iter().map(encode_verdict).collect();
+        let outcomes = match is_witness {
+            true => without_outcomes(values),
+            false => prepared.verdicts().iter().map(encode_verdict).collect(),
+        };
         Ok(Box::new(PreparedValues { prepared, outcomes, next: &mut self.next }))
     }
 

@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use super::databases::ReplicaDatabases;
 use super::executor::KvStoreExecutor;
 use super::members::{Members, addresses, named_by, replica_id};
+use super::place::DatabasePlace;
 use crate::budget::Budget;
 use crate::config::{Address, Config, PeerTlsConfig, ReplicationConfig};
 use crate::data_dir::{DataDir, make_directory};
@@ -162,6 +163,11 @@ impl LocalReplicas {
         &self.replicas
     }
 
+    /// Whether the one replica of this process is a witness: it has no rows.
+    pub fn is_witness(&self) -> bool {
+        self.replicas[0].databases.is_witness()
+    }
+
     /// The reason if a replica of this process has stopped for lack of a resource that may be
     /// available again.
     pub fn wants_restart(&self) -> Option<String> {
@@ -217,7 +223,10 @@ impl Start<'_> {
         let storage = open_log(self.config, self.data_dir, id).map_err(|error| failed(&error))?;
         let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine);
         let journal = self.config.changes.journal(engine);
-        let databases = ReplicaDatabases::with_journal(id, folder, engine, self.resources.clone(), journal);
+        let databases = match self.config.replication.is_witness {
+            true => ReplicaDatabases::of_witness(id, folder, engine, self.resources.clone()),
+            false => ReplicaDatabases::with_journal(id, folder, engine, self.resources.clone(), journal),
+        };
         let (space, room) = (self.space.clone(), self.space.clone());
         let local = self.config.replication.local_ids().len() as u64;
         let has_files = self.budget.descriptors.has_room_for_held_logs(local);
@@ -360,6 +369,7 @@ fn replica_options(config: &Config, budget: &Budget, id: u32) -> Result<ReplicaO
     let mut core = CoreOptions::new(replica_id(id), vec![replica_id(id)], random()? as u64);
     core.membership = named_by(replication, id);
     core.bootstraps = !replication.join;
+    core.is_witness = replication.is_witness;
     core.readmit_replaced_disk = replication.readmit_replaced_disk;
     core.announced = announced(replication, id).unwrap_or_default();
     core.heartbeat_us = replication.heartbeat_ms * 1000;

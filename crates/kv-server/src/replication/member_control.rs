@@ -29,13 +29,18 @@ impl ReplicatedCluster {
         let members = configuration.members.iter().map(|(id, member)| {
             let (addresses, recorded) = (self.local().addresses(*id), member.addresses());
             let client = |place: usize| addresses.clients.get(place).cloned().unwrap_or_default();
-            let role = if member.voting_disk().is_some() { MemberRole::Voter } else { MemberRole::Observer };
+            let role = match member {
+                ConfiguredMember::Voter { .. } => MemberRole::Voter,
+                ConfiguredMember::Witness { .. } => MemberRole::Witness,
+                ConfiguredMember::Observer { .. } => MemberRole::Observer,
+            };
             let (reachable, lag) = (self.is_reachable(*id, &seen_by), self.lag(*id, &seen_by));
             MemberView {
                 id: id.0,
                 role,
                 disk: member.voting_disk().map(hex),
                 present_disk: self.present_disk(*id, &seen_by).map(hex),
+                is_witness: self.is_witness(*id, &seen_by),
                 peer: addresses.peer.clone(),
                 thrift: client(0),
                 admin: client(1),
@@ -71,6 +76,13 @@ impl ReplicatedCluster {
     fn present_disk(&self, id: ReplicaId, seen_by: &DriverStatus) -> Option<DiskId> {
         let local = self.local_status(id).map(|status| status.core.disk_id);
         local.or_else(|| seen_by.core.disks.get(&id).copied())
+    }
+
+    fn is_witness(&self, id: ReplicaId, seen_by: &DriverStatus) -> bool {
+        match self.local_status(id) {
+            Some(_) => self.local().is_witness(),
+            None => seen_by.core.reports.get(&id).is_some_and(|report| report.is_witness),
+        }
     }
 
     fn local_status(&self, id: ReplicaId) -> Option<DriverStatus> {
@@ -119,7 +131,10 @@ impl ReplicatedCluster {
                  it, and wait until it was heard from"
             ))
         })?;
-        Ok(ConfiguredMember::Voter { disk, addresses })
+        Ok(match member.role {
+            MemberRole::Witness => ConfiguredMember::Witness { disk, addresses },
+            _ => ConfiguredMember::Voter { disk, addresses },
+        })
     }
 
     fn completed_addresses(&self, id: ReplicaId, member: &WantedMember) -> Result<Addresses, OrderError> {
@@ -155,9 +170,11 @@ impl ReplicatedCluster {
         match error {
             ReconfigureError::NotPrimary { primary } => self.ask_the_primary(primary, CHANGE),
             ReconfigureError::TimedOut | ReconfigureError::Stopped(_) => OrderError::TimedOut(error.to_string()),
-            ReconfigureError::VoterCount(_) | ReconfigureError::ObserverCount(_) | ReconfigureError::DiskTwice(_) => {
-                OrderError::Impossible(error.to_string())
-            }
+            ReconfigureError::VoterCount(_)
+            | ReconfigureError::ObserverCount(_)
+            | ReconfigureError::TooManyWitnesses { .. }
+            | ReconfigureError::OtherPart { .. }
+            | ReconfigureError::DiskTwice(_) => OrderError::Impossible(error.to_string()),
             error => OrderError::NotNow(error.to_string()),
         }
     }
@@ -201,6 +218,7 @@ impl MemberControl for ReplicatedCluster {
 fn describe(members: &rsml::Members) -> String {
     let one = |(id, member): (&ReplicaId, &ConfiguredMember)| match member {
         ConfiguredMember::Voter { .. } => format!("{id} voter"),
+        ConfiguredMember::Witness { .. } => format!("{id} witness"),
         ConfiguredMember::Observer { .. } => format!("{id} observer"),
     };
     members.iter().map(one).collect::<Vec<_>>().join(", ")

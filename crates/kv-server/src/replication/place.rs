@@ -11,6 +11,15 @@ pub trait DatabasePlace: Send + Sync + 'static {
     /// Opens the live database at a start. Those of other generations are leftovers.
     fn open(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError>;
 
+    /// Whether this is the place of a witness: its databases hold the state of consensus, and no
+    /// rows.
+    fn is_witness(&self) -> bool {
+        false
+    }
+
+    /// Begins an empty database of a later generation, for a witness. Removes what is there.
+    fn create(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError>;
+
     /// Begins the database of a later generation. [`DatabasePlace::watch`] makes it the live one.
     fn begin_install(self: Arc<Self>, generation: u64) -> Result<DatabaseInstall, KvError>;
 

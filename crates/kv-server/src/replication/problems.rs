@@ -191,7 +191,7 @@ fn after(kind: FailureKind) -> &'static str {
 fn without_vote(configuration: &Configuration, id: ReplicaId) -> Option<Problem> {
     match configuration.members.get(&id) {
         Some(ConfiguredMember::Observer { .. }) => None,
-        Some(ConfiguredMember::Voter { .. }) => Some(Problem::new(
+        Some(ConfiguredMember::Voter { .. } | ConfiguredMember::Witness { .. }) => Some(Problem::new(
             NO_VOTE,
             "it is an observer without a vote: its disk is another one than the one that votes under its id",
             "wait: once it has caught up, the primary lets its disk vote by itself (from feature level 2 on, unless \

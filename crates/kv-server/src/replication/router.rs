@@ -110,6 +110,16 @@ impl ConsensusRouter {
             return format!("replica {} has stopped: {reason}", status.core.id);
         }
         let (members, waited_ms) = (self.local.members(), waited.as_millis());
+        if self.local.is_witness() {
+            let full = members.iter().filter(|member| member.id != u32::from(status.core.id.0));
+            let reached: Vec<&str> = full.map(|member| member.thrift.as_str()).collect();
+            return format!(
+                "replica {} is a witness, which holds no data and serves no client, and it knows no primary now: ask the \
+                 others, at {}",
+                status.core.id,
+                reached.join(", ")
+            );
+        }
         if status.core.epoch > rsml::Epoch::FIRST && members.get(u32::from(status.core.id.0)).is_none() {
             let reached: Vec<&str> = members.iter().map(|member| member.thrift.as_str()).collect();
             return format!(
@@ -144,7 +154,7 @@ impl ConsensusRouter {
             Ok(_) => Ok(()),
             Err(ReadError::NoPrimary { waited_ms }) => Err(self.no_primary(replica, Duration::from_millis(waited_ms))),
             Err(error @ ReadError::Overloaded) => Err(KvError::Overloaded(error.to_string())),
-            Err(error @ ReadError::Stopped(_)) => Err(KvError::Storage(error.to_string())),
+            Err(error @ (ReadError::Stopped(_) | ReadError::Witness)) => Err(KvError::Storage(error.to_string())),
         }
     }
 
@@ -195,6 +205,9 @@ impl ConsensusRouter {
 #[async_trait]
 impl RequestRouter for ConsensusRouter {
     async fn route(&self, operation: KvOperation, context: &RequestContext) -> Result<KvOutcome, KvError> {
+        if self.local.is_witness() {
+            return Err(self.no_primary(&self.local.replicas()[0], Duration::ZERO));
+        }
         match operation {
             KvOperation::AtomicCommit(commit) => {
                 let write = |replica: &LocalReplica| self.settings.commit(commit, &replica.reader.database());

@@ -79,9 +79,9 @@ impl Cluster {
 
     /// A process that is down refuses connections; a paused one takes them, and answers when it is
     /// awake again. A request of that time reaches it late, as if it had called later: so such a
-    /// call is not made at all.
+    /// call is not made at all. A witness refuses everything.
     pub(super) fn is_served(&self, node: usize) -> bool {
-        self.nodes[node].running.is_some() && self.nodes[node].paused_until <= self.now
+        !self.nodes[node].is_witness && self.nodes[node].running.is_some() && self.nodes[node].paused_until <= self.now
     }
 
     /// The client's node, now and then another one.

@@ -75,7 +75,12 @@ impl Cluster {
         let mut random = Random::new(seed);
         let oracle = Oracle::default();
         let mut nodes: Vec<Node> =
-            (0..replicas as usize).map(|place| Node::new(place, oracle.clone(), &mut random)).collect();
+            (0..replicas as usize).map(|place| Node::new(place, false, oracle.clone(), &mut random)).collect();
+        for node in nodes.iter_mut().skip(usize::from(founders)) {
+            if faults.witnesses > 0 && random.one_in(faults.witnesses) {
+                *node = Node::new(node.place, true, oracle.clone(), &mut random);
+            }
+        }
         if faults.highest_level > 1 {
             let highest = faults.highest_level;
             // A node that joins later must execute what the others raised the level to.
@@ -174,6 +179,8 @@ impl Cluster {
             false if random.one_in(2) => 0,
             false => random.between(200_000, 10_000_000),
         };
+        options.is_witness = self.nodes[node].is_witness;
+        options.witness_level = options.epochs_level;
         options.digest_interval = self.faults.digest_interval;
         options.levels = self.nodes[node].program;
         options.level_heard_us = self.faults.level_heard_us * self.faults.slowness;
@@ -213,13 +220,14 @@ impl Cluster {
         let (hard, applied, digest) = (*running.core.hard_state(), state.sequence, state.digest);
         let (level, program) = (state.feature_level, self.nodes[node].program);
         let acting = running.core.membership().configuration().clone();
+        let digest = if self.nodes[node].is_witness { None } else { Some(digest) };
         self.watch.started(ReplicaId(node as u8), &hard, applied, digest);
         self.note_epoch(node, &acting);
         self.watch.level(ReplicaId(node as u8), applied, level, program);
         if hard.boot > Boot(1) {
             self.disk_reported(node);
         }
-        let is_tainted = self.watch.is_tainted(applied, digest);
+        let is_tainted = digest.is_some_and(|digest| self.watch.is_tainted(applied, digest));
         self.nodes[node].running.as_mut().expect("it was started").is_tainted = is_tainted;
         let process = self.nodes[node].process();
         self.schedule(0, Event::Tick(process));
@@ -421,8 +429,9 @@ impl Cluster {
         }
         self.nodes[node].log.take_writes(outputs.persist, outputs.read_log);
         if let Some(below) = outputs.trim {
-            self.figures.count("trim");
             self.check_trim(node, below);
+            self.figures.count("trim");
+            self.check_trim_of_witness(node, below);
             self.nodes[node].log.trim(below);
         }
         self.start_log(node);

@@ -33,6 +33,7 @@ pub struct DatabaseFiles {
     /// Engines flush by themselves once in this many writes; and a seed.
     flushing: Mutex<(u64, u64)>,
     oracle: Oracle,
+    is_witness: bool,
 }
 
 /// The live database as readers see it. Every read is compared with the answer of the [`Oracle`].
@@ -61,14 +62,15 @@ impl Pins {
 }
 
 impl DatabaseFiles {
-    pub fn new(oracle: Oracle) -> Arc<DatabaseFiles> {
+    /// Those of a witness hold no rows.
+    pub fn new(oracle: Oracle, is_witness: bool) -> Arc<DatabaseFiles> {
         let options = Mutex::new(StoreOptions::replicated());
-        Arc::new(DatabaseFiles { engines: Mutex::default(), options, flushing: Mutex::default(), oracle })
+        Arc::new(DatabaseFiles { engines: Mutex::default(), options, flushing: Mutex::default(), oracle, is_witness })
     }
 
     /// Those of an empty disk.
     pub fn another(&self) -> Arc<DatabaseFiles> {
-        DatabaseFiles::new(self.oracle.clone())
+        DatabaseFiles::new(self.oracle.clone(), self.is_witness)
     }
 
     fn engines(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<FlushingEngine>>> {
@@ -110,6 +112,7 @@ impl DatabaseFiles {
         let longest_pin = Duration::from_millis(random.pick(&PIN_LIFETIMES_MS));
         let reader = executor.reader().clone();
         let database = Database { reader, oracle: oracle.clone(), pins: pins.clone(), longest_pin };
+        let oracle = (!self.is_witness).then_some(oracle);
         (database, Executor { inner: executor, oracle, pins, slips: false, slipped: false })
     }
 }
@@ -124,6 +127,16 @@ impl DatabasePlace for DatabaseFiles {
         let (writes, seed) = *self.flushing.lock().expect("one thread runs a simulation");
         engine.flush_once_in(writes, Random::new(seed ^ generation));
         TransactionalKvDatabase::open(engine.clone(), self.options())
+    }
+
+    fn is_witness(&self) -> bool {
+        self.is_witness
+    }
+
+    fn create(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
+        let engine = Arc::new(FlushingEngine::new(MemoryEngine::new(Durability::UntilFlush)));
+        self.engines().insert(generation, engine.clone());
+        TransactionalKvDatabase::open(engine, self.options())
     }
 
     fn begin_install(self: Arc<Self>, generation: u64) -> Result<DatabaseInstall, KvError> {
@@ -309,7 +322,8 @@ fn nothing_yet<T: Default>(read: Result<T, KvError>) -> Result<T, KvError> {
 /// The shipped executor, which can be made to go wrong without noticing.
 pub struct Executor {
     inner: KvStoreExecutor,
-    oracle: Oracle,
+    /// None for a witness, which has no outcomes.
+    oracle: Option<Oracle>,
     pins: Arc<Pins>,
     /// The next request is to go wrong.
     slips: bool,
@@ -333,7 +347,7 @@ impl Executor {
 struct CheckedBatch<'e> {
     executed: Box<dyn ExecutedBatch + 'e>,
     values: &'e [CommittedValue],
-    oracle: &'e Oracle,
+    oracle: Option<&'e Oracle>,
     /// Wrong outcomes that go into the running digest, if the executor made a mistake.
     wrong_outcomes: Option<Vec<Bytes>>,
 }
@@ -345,7 +359,9 @@ impl ExecutedBatch for CheckedBatch<'_> {
 
     fn commit(self: Box<Self>, sealed: SealedState) -> Result<Vec<Bytes>, ExecutionError> {
         let outcomes = self.executed.commit(sealed)?;
-        self.oracle.executed(self.values, &outcomes);
+        if let Some(oracle) = self.oracle {
+            oracle.executed(self.values, &outcomes);
+        }
         Ok(outcomes)
     }
 }
@@ -363,7 +379,7 @@ impl ExecutionNotifier for Executor {
             outcomes[0] = Bytes::from_static(b"another outcome");
             wrong_outcomes = Some(outcomes);
         }
-        Ok(Box::new(CheckedBatch { executed, values, oracle: &self.oracle, wrong_outcomes }))
+        Ok(Box::new(CheckedBatch { executed, values, oracle: self.oracle.as_ref(), wrong_outcomes }))
     }
 
     fn sealed_state(&self) -> Result<Option<Bytes>, ExecutionError> {

@@ -112,6 +112,8 @@ pub struct Faults {
     pub level_heard_us: u64,
     /// Per fault event: somebody is asked for other members.
     pub reconfigure: u64,
+    /// Per node that does not belong to the cluster at first: it is a witness.
+    pub witnesses: u64,
     /// A voter that came back with an empty disk votes again once it has caught up.
     pub readmit: bool,
     /// Replicas are reached elsewhere after some starts, and say so.
@@ -175,6 +177,7 @@ impl Faults {
             raise_after_us: 0,
             level_heard_us: 10_000_000,
             reconfigure: 0,
+            witnesses: 0,
             readmit: false,
             moves: false,
             slowness: 1,
@@ -262,6 +265,7 @@ impl Faults {
             raise_after_us: random.pick(&[0, 0, 0, 500_000]),
             level_heard_us: random.pick(&[1_000_000, 3_000_000, 10_000_000]),
             reconfigure: 0,
+            witnesses: 0,
             readmit: false,
             moves: false,
             slowness: random.pick(&[1, 1, 1, 2, 2, 3]),
@@ -281,7 +285,7 @@ impl Faults {
         let highest_level = random.pick(&[2, 2, 3]);
         let (readmit, moves) = (random.one_in(2), random.one_in(3));
         let any = Faults { reconfigure, highest_level, readmit, moves, ..Faults::any(random) };
-        let any = Faults { change_program: 0, ..any };
+        let any = Faults { change_program: 0, witnesses: random.pick(&[0, 2, 3]), ..any };
         match random.below(4) {
             // Disks are lost again and again, and the members change by themselves alone.
             0 => Faults { reconfigure: 20_000, readmit: true, wipe: random.between(2, 6), ..any },

@@ -5,6 +5,9 @@ use super::cluster::Cluster;
 impl Cluster {
     /// Removes a little; what can still be read is afterwards what it was.
     pub(super) fn collect_garbage(&mut self, node: usize) {
+        if self.nodes[node].is_witness {
+            return;
+        }
         let budget = self.random.pick(&[1, 5, 50, 2_000]);
         let Some(running) = &self.nodes[node].running else { return };
         let database = &running.database;
@@ -32,7 +35,7 @@ impl Cluster {
     }
 
     pub(super) fn disturb_versions(&mut self, node: usize) {
-        if self.nodes[node].paused_until > self.now {
+        if self.nodes[node].paused_until > self.now || self.nodes[node].is_witness {
             return;
         }
         if self.random.one_in(self.faults.collect) {
@@ -66,7 +69,9 @@ impl Cluster {
     /// The rows at several versions, before and after everything is removed that may be; in the end
     /// with the journal.
     pub(super) fn compare_versions(&mut self, node: usize) {
-        let Some(running) = &self.nodes[node].running else { return };
+        let Some(running) = self.nodes[node].running.as_ref().filter(|_| !self.nodes[node].is_witness) else {
+            return;
+        };
         let database = &running.database;
         let moment = database.moment();
         let (oldest, newest) = (moment.oldest_readable.max(1), moment.version);

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use rsml::core::{Input, MemberChange, ReconfigureId};
-use rsml::{Addresses, Configuration, ConfiguredMember, DiskId, Epoch, Members, ReplicaId};
+use rsml::{Addresses, Configuration, ConfiguredMember, DiskId, Epoch, Members, ReplicaId, Sequence};
 
 use super::cluster::Cluster;
 use super::node::Node;
@@ -85,6 +85,21 @@ impl Cluster {
         self.reconfigure(asked, MemberChange { expected, members, force });
     }
 
+    /// A witness drops no entry that fewer databases of voters than a majority have persisted. A
+    /// database that was lost since it said so counts: losses have a budget of their own.
+    pub(super) fn check_trim_of_witness(&mut self, node: usize, below: Sequence) {
+        let Some(running) = self.nodes[node].running.as_ref().filter(|_| self.nodes[node].is_witness) else { return };
+        let membership = running.core.membership();
+        let has_it = |id: &ReplicaId| {
+            let voter = &self.nodes[usize::from(id.0)];
+            !voter.is_witness && (voter.persisted.next() >= below || voter.is_replaced() || voter.lost_database)
+        };
+        let count = membership.configuration().full_voters().filter(has_it).count();
+        let quorum = membership.quorum();
+        assert!(count >= quorum, "witness {node} drops what is below {below}; {count} databases have it, of {quorum}");
+        self.figures.count("witness trimmed its log");
+    }
+
     /// Asks `node` for other members.
     pub fn reconfigure(&mut self, node: usize, change: MemberChange) {
         let id = ReconfigureId(self.next_id());
@@ -115,7 +130,16 @@ impl Cluster {
                 0 => _ = members.remove(&id),
                 1 => _ = members.insert(id, ConfiguredMember::Observer { addresses: addresses(self.faults.moves) }),
                 _ if disk == DiskId::default() => {}
-                _ => _ = members.insert(id, ConfiguredMember::voter(disk).at(addresses(self.faults.moves))),
+                _ => {
+                    // Now and then by mistake.
+                    let as_witness = self.nodes[place].is_witness != self.random.one_in(16);
+                    let addresses = addresses(self.faults.moves);
+                    let member = match as_witness {
+                        true => ConfiguredMember::Witness { disk, addresses },
+                        false => ConfiguredMember::Voter { disk, addresses },
+                    };
+                    members.insert(id, member);
+                }
             }
         }
         members

@@ -94,6 +94,8 @@ impl Running {
 
 pub struct Node {
     pub place: usize,
+    /// Each of its disks is that of a witness.
+    pub is_witness: bool,
     pub incarnation: u64,
     pub running: Option<Running>,
     pub files: Arc<DatabaseFiles>,
@@ -108,7 +110,7 @@ pub struct Node {
     /// It is down, and its database is gone.
     pub has_losses: bool,
     /// Its databases were lost since it ran last.
-    lost_database: bool,
+    pub lost_database: bool,
     /// The disk in its place is not the one that it had at first.
     is_replaced: bool,
     /// The first disk while another one is in its place, and that other one while the first is
@@ -125,12 +127,13 @@ struct Spare {
 }
 
 impl Node {
-    pub fn new(place: usize, oracle: Oracle, random: &mut Random) -> Node {
+    pub fn new(place: usize, is_witness: bool, oracle: Oracle, random: &mut Random) -> Node {
         Node {
             place,
+            is_witness,
             incarnation: 0,
             running: None,
-            files: DatabaseFiles::new(oracle),
+            files: DatabaseFiles::new(oracle, is_witness),
             log: LogDisk::new(random),
             persisted: Sequence::ZERO,
             paused_until: 0,

@@ -50,6 +50,7 @@ impl Cluster {
     }
 
     fn apply_entries(&mut self, node: usize, entries: Vec<(Sequence, bytes::Bytes)>) {
+        let is_witness = self.nodes[node].is_witness;
         let Some(running) = self.nodes[node].running.as_mut().filter(|_| !entries.is_empty()) else { return };
         let sender = running.core.sender();
         let applied = running.applier.apply(entries).expect("the executor never fails");
@@ -62,7 +63,9 @@ impl Cluster {
         }
         let own_voids = applied.voided.into_iter().filter(|(disk, boot, _)| (*disk, *boot) == own);
         let voided: Vec<_> = own_voids.filter_map(|(_, _, number)| running.numbered.remove(&number)).collect();
-        running.database.check();
+        if !is_witness {
+            running.database.check();
+        }
         if self.faults.eager_databases {
             running.database.flush();
         }
@@ -111,7 +114,9 @@ impl Cluster {
         if running.is_tainted {
             self.watch.taint(sequence, digest);
         }
-        self.watch.applied(ReplicaId(node as u8), sequence, digest);
+        if !self.nodes[node].is_witness {
+            self.watch.applied(ReplicaId(node as u8), sequence, digest);
+        }
         self.watch.level(ReplicaId(node as u8), sequence, level, self.nodes[node].program);
         let running = self.nodes[node].running.as_mut().expect("it applies");
         running.core.step(running.clock.read(self.now), Input::applied(running.applier.state()));

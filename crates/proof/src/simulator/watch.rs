@@ -45,11 +45,12 @@ pub struct Watch {
 
 impl Watch {
     /// A process starts over what its disks hold.
-    pub fn started(&mut self, replica: ReplicaId, hard: &HardState, applied: Sequence, digest: u64) {
+    /// Without a digest: it is a witness.
+    pub fn started(&mut self, replica: ReplicaId, hard: &HardState, applied: Sequence, digest: Option<u64>) {
         self.agreement.started(replica, applied);
         hold(self.promises.durable(hard.disk_id, hard.promised));
         hold(self.configurations.durable(hard.disk_id, hard.epoch));
-        if applied > Sequence::ZERO {
+        if let Some(digest) = digest.filter(|_| applied > Sequence::ZERO) {
             self.applied(replica, applied, digest);
         }
     }

@@ -22,7 +22,8 @@ impl Replica {
         if self.now >= self.timers.next_heartbeat {
             self.timers.next_heartbeat = self.now.plus_us(self.options.heartbeat_us);
             let (levels, addresses) = (Levels::field(self.options.levels), self.options.announced.field());
-            self.send_all(Message::Hello(Hello { levels, addresses }));
+            let is_witness = self.options.is_witness;
+            self.send_all(Message::Hello(Hello { levels, addresses, is_witness }));
             self.try_to_bootstrap();
         }
     }
@@ -45,6 +46,9 @@ impl Replica {
             }
             return;
         };
+        if message.is_witness {
+            return;
+        }
         empty_peers.insert(sender.replica, sender.disk_id);
         self.try_to_bootstrap();
     }
@@ -63,6 +67,7 @@ impl Replica {
         let is_lowest = self.membership.members().next() == Some(self.options.me);
         let is_durable = self.acceptor.durable().boot == hard.boot;
         if !self.options.bootstraps
+            || self.options.is_witness
             || !is_lowest
             || !is_durable
             || empty_peers.len() + 1 < self.membership.members().len()

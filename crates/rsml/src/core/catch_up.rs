@@ -13,6 +13,8 @@
 //! Invariants: a snapshot only takes a replica forward, beyond its commit point; the new database
 //! is used, and the former one removed, only after the record is durable.
 //!
+//! A witness has no database. It fetches the library's own state alone, and serves nobody.
+//!
 //! The serving side keeps no state here: the driver holds the snapshot, and makes a new one when it
 //! has to.
 
@@ -272,12 +274,15 @@ impl Replica {
         self.ask_for_snapshot(0, 0);
     }
 
-    /// The replicas whose database holds everything through `wanted`, as far as is known now.
+    /// The replicas whose database holds everything through `wanted`, as far as is known now. A
+    /// witness has none.
     fn sources(&self, wanted: Sequence) -> impl Iterator<Item = (&ReplicaId, &Report)> {
         let is_fresh = |id: &ReplicaId| {
             self.peers.heard.get(id).is_some_and(|at| self.now.since_us(*at) < self.options.election_max_us)
         };
-        let is_able = move |(id, report): &(&ReplicaId, &Report)| report.applied >= wanted.0 && is_fresh(id);
+        let is_able = move |(id, report): &(&ReplicaId, &Report)| {
+            report.applied >= wanted.0 && !report.is_witness && is_fresh(id)
+        };
         self.peers.reports.iter().filter(is_able)
     }
 
@@ -305,7 +310,9 @@ impl Replica {
         fetch.ask_at = fetch.ask_at.max(self.now).plus_us(takes_us.unwrap_or(0));
         fetch.asked = offset + length;
         let source = fetch.source;
-        self.send(source, Message::SnapshotRequest(SnapshotRequest { id, offset, length, at_least }), Vec::new());
+        let state_only = self.options.is_witness;
+        let request = SnapshotRequest { id, offset, length, at_least, state_only };
+        self.send(source, Message::SnapshotRequest(request), Vec::new());
     }
 
     /// Ends the fetch in progress. `shun`: a source that is not asked again before all others.
@@ -366,7 +373,7 @@ impl Replica {
 
     /// A peer asks for a piece of a snapshot.
     pub(super) fn on_snapshot_request(&mut self, peer: ReplicaId, message: &SnapshotRequest) {
-        if self.is_catching_up() {
+        if self.is_catching_up() || self.options.is_witness {
             return self.send(peer, Message::SnapshotChunk(SnapshotChunk::default()), Vec::new());
         }
         self.outputs.read_snapshot.push(SnapshotRead {
@@ -374,6 +381,7 @@ impl Replica {
             id: message.id,
             offset: message.offset,
             max_bytes: self.options.snapshot_chunk_bytes.min(message.length as usize),
+            state_only: message.state_only,
             at_least: match message.id {
                 // Not from before this epoch, whose members the receiver would not learn.
                 0 => Sequence(message.at_least).max(self.membership.since()),
@@ -581,6 +589,9 @@ impl Replica {
         self.catch_up.installed += 1;
         self.catch_up.last_installed = base;
         coverage!("snapshot.installed");
+        if self.options.is_witness {
+            coverage!("witness.state_installed");
+        }
         self.catch_up.switch = Some((write_id, fetch.generation));
         if enters {
             self.begin_epoch();

@@ -15,6 +15,8 @@
 //! same until then, and everything after that it computed itself. A snapshot whose digests others
 //! contradict is not installed at all, unless a majority has the same digests.
 //!
+//! A witness has no database, and so no digest: majorities are of the voters that have one.
+//!
 //! The digest is a fold over everything executed, so one difference shows at every later sequence
 //! as well. A digest that was lost, or is no longer kept, is made up for by the next one.
 
@@ -162,6 +164,8 @@ struct Peer {
 pub struct Digests {
     interval: u64,
     patience_us: u64,
+    /// This replica has no database, and so no digests: it neither votes here nor judges.
+    is_witness: bool,
     own: BTreeMap<Sequence, u64>,
     /// The database of this replica was restored from a snapshot of a peer through here.
     inherited: Sequence,
@@ -181,9 +185,11 @@ impl Digests {
     /// `recorded`: the newest digests of this replica's database, which was restored from a
     /// snapshot through `inherited`.
     pub fn new(options: &CoreOptions, recorded: &[(Sequence, u64)], inherited: Sequence, now: Instant) -> Digests {
+        let recorded = if options.is_witness { &[] } else { recorded };
         Digests {
             interval: options.digest_interval,
             patience_us: PATIENCE * options.election_max_us,
+            is_witness: options.is_witness,
             own: recorded.iter().copied().collect(),
             inherited,
             peers: BTreeMap::new(),
@@ -199,7 +205,7 @@ impl Digests {
     /// Whether a snapshot of the source with these digests must not be installed. Such a snapshot
     /// is not worth fetching again before more is known: see [`Digests::refused`].
     pub fn refuse(&mut self, source: ReplicaId, recorded: &[(Sequence, u64)], membership: &Membership) -> bool {
-        if self.contradiction(source, recorded, membership).is_none() {
+        if self.is_witness || self.contradiction(source, recorded, membership).is_none() {
             return false;
         }
         coverage!("rule12.copy_contradicted");
@@ -244,7 +250,7 @@ impl Digests {
             recorded.iter().any(|(at, digest)| *at >= sequence && peer.values.get(at) == Some(digest))
         };
         let with_the_same = 1 + others().filter(agrees).count();
-        let is_refused = with_the_same < membership.quorum();
+        let is_refused = with_the_same < membership.database_majority();
         is_refused.then(|| RefusedCopy { source, sequence, found, others: told(&sequence) })
     }
 
@@ -270,6 +276,9 @@ impl Digests {
     /// The database of this replica reached these sequences with these digests. Digests of
     /// sequences that are inherited by now are of the former database.
     pub fn record(&mut self, recorded: &[(Sequence, u64)], membership: &Membership) {
+        if self.is_witness {
+            return;
+        }
         for (sequence, digest) in recorded.iter().filter(|(sequence, _)| *sequence > self.inherited) {
             self.own.insert(*sequence, *digest);
             for peer in self.peers.values_mut() {
@@ -429,7 +438,7 @@ impl Digests {
         others: &BTreeMap<ReplicaId, u64>,
         membership: &Membership,
     ) -> Decision {
-        let majority = membership.quorum();
+        let majority = membership.database_majority();
         let peers = others.iter().map(|(id, value)| (&self.peers[id], *value));
         let mut votes: Vec<(u64, DigestVote)> =
             peers.map(|(peer, value)| (value, self.vote(&peer.values, peer.inherited, sequence))).collect();
@@ -449,7 +458,7 @@ impl Digests {
         }
         // A diverged peer disagreed before, and can support no digest any more.
         let outvoted = self.peers.values().filter(|peer| peer.diverged.is_some()).count();
-        let silent = membership.electorate().saturating_sub(1 + others.len() + outvoted);
+        let silent = membership.databases().saturating_sub(1 + others.len() + outvoted);
         let most = others.values().copied().chain([own]).map(votes_for).max().unwrap_or(0);
         if most + silent + open < majority { Decision::Never } else { Decision::NotYet }
     }

@@ -232,14 +232,15 @@ impl Replica {
         }
     }
 
-    /// The voter of `next` that holds most of this primary's log.
+    /// The voter of `next` that holds most of this primary's log, of those that can lead.
     fn furthest_voter_of(&self, next: &Configuration) -> Option<ReplicaId> {
         let proposer = self.proposer.as_ref()?;
         let holds = |(id, disk): (ReplicaId, crate::DiskId)| {
             let progress = proposer.peers.get(&id).filter(|progress| progress.disk == disk)?;
             Some((progress.matched, std::cmp::Reverse(id), id))
         };
-        next.voters().filter_map(holds).max().map(|(_, _, id)| id)
+        let can_lead = |(id, _): &(ReplicaId, crate::DiskId)| next.members.get(id).is_some_and(|m| !m.is_witness());
+        next.voters().filter(can_lead).filter_map(holds).max().map(|(_, _, id)| id)
     }
 
     /// The primary that has entered tells the members of both epochs, once that is durable.

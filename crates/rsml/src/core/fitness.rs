@@ -81,7 +81,7 @@ impl Replica {
     }
 
     fn may_lead(&self) -> bool {
-        self.fitness.is_eligible && !self.fitness.is_stopping
+        self.fitness.is_eligible && !self.fitness.is_stopping && !self.options.is_witness
     }
 
     fn is_peer_fit(&self) -> bool {

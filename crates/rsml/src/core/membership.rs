@@ -260,6 +260,22 @@ impl Membership {
         self.electorate() / 2 + 1
     }
 
+    /// Whether the member votes without a database.
+    pub fn is_witness(&self, replica: ReplicaId) -> bool {
+        self.configuration.members.get(&replica).is_some_and(|member| member.is_witness())
+    }
+
+    /// How many databases there are whose digests are compared: those of the voters without the
+    /// witnesses, or of all members while the voters are not known.
+    pub fn databases(&self) -> usize {
+        if self.knows_voters() { self.configuration.full_voters().count() } else { self.members.len() }
+    }
+
+    /// How many of the [`databases`](Membership::databases) are a majority.
+    pub fn database_majority(&self) -> usize {
+        self.databases() / 2 + 1
+    }
+
     /// The record with which this cluster began.
     pub fn birth_record(&self, cluster_id: ClusterId) -> BirthRecord {
         BirthRecord::new(cluster_id, &self.first_voters)
@@ -365,7 +381,7 @@ mod tests {
         assert_eq!(membership.contacts().len(), 2, "a stranger is not added");
         let with_address = |epoch, addresses: &Addresses| {
             let mut settled = Configuration { epoch: Epoch(epoch), ..configuration(&[0, 1, 2]) };
-            let member = settled.members[&ReplicaId(2)].at(addresses.clone());
+            let member = settled.members[&ReplicaId(2)].clone().at(addresses.clone());
             settled.members.insert(ReplicaId(2), member);
             settled
         };
@@ -392,7 +408,7 @@ mod tests {
         assert_eq!(membership.moved_to(ME), None, "addresses are no data yet");
         for (epoch, recorded, moved) in [(2, &old, Some(&new)), (3, &new, None), (4, &old, Some(&new))] {
             let mut settled = Configuration { epoch: Epoch(epoch), ..configuration(&[0, 1, 2]) };
-            let member = settled.members[&ME].at(recorded.clone());
+            let member = settled.members[&ME].clone().at(recorded.clone());
             settled.members.insert(ME, member);
             membership.adopt(&settled);
             assert_eq!(membership.moved_to(ME), moved, "epoch {epoch}");

@@ -64,9 +64,16 @@ pub struct CoreOptions {
     /// Epochs are sealed only if the cluster has this feature level: the first one whose programs
     /// know what a seal forbids.
     pub epochs_level: FeatureLevel,
+    /// Witnesses are members only if the cluster has this feature level: older programs would take
+    /// them for voters with data.
+    pub witness_level: FeatureLevel,
     /// Whether this replica, with an empty disk, may bootstrap a cluster together with the others
     /// that the settings name. Otherwise it waits until it is a member of one.
     pub bootstraps: bool,
+    /// Whether this replica is a *witness*: it votes and keeps the log, and its executor has no
+    /// database to speak of. It never leads, gives nobody a copy and executes no request. A disk
+    /// stays what it is for good.
+    pub is_witness: bool,
     /// Where this replica is reached, as it says to its peers. Empty: it says nothing.
     pub announced: Addresses,
     /// Whether a voter that came back with an empty disk votes again once it has caught up.
@@ -102,7 +109,9 @@ impl CoreOptions {
             level_heard_us: 10_000_000,
             raise_after_us: None,
             epochs_level: FeatureLevel(2),
+            witness_level: FeatureLevel(3),
             bootstraps: true,
+            is_witness: false,
             announced: Addresses::default(),
             readmit_replaced_disk: false,
             seed,

@@ -60,6 +60,7 @@ impl Replica {
     /// Begins phase 1 by promising the new view; the 1a is sent once that promise is durable.
     /// `transferred_from`: the view whose primary transferred its leadership to this replica.
     pub(super) fn start_campaign(&mut self, transferred_from: View) {
+        assert!(!self.options.is_witness, "a witness stands for election");
         self.become_secondary(None);
         if self.lease_forbids(self.options.me, transferred_from) {
             return;

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use super::ReconfigureId;
 use super::replica::Replica;
-use crate::configuration::{Members, Reconfigure};
+use crate::configuration::{ConfiguredMember, Members, Reconfigure};
 use crate::{DiskId, Epoch, FeatureLevel, Instant, ReplicaId, Sequence};
 
 /// Maximum number of voters.
@@ -80,6 +80,34 @@ pub enum ReconfigureError {
     /// Too many members that do not vote.
     #[error("{0} members would follow without a vote; allowed: up to {MAX_OBSERVERS}")]
     ObserverCount(usize),
+    /// Fewer databases than a majority.
+    #[error(
+        "{witnesses} of {voters} voters would be witnesses, which have no data; allowed: up to {allowed}, so that the \
+         voters with data are a majority"
+    )]
+    TooManyWitnesses {
+        /// How many would be.
+        witnesses: usize,
+        /// How many would vote, these included.
+        voters: usize,
+        /// How many may be.
+        allowed: usize,
+    },
+    /// The disk was made for another part.
+    #[error(
+        "replica {replica} {}, and stays what it is: {}",
+        if *is_witness { "is a witness, without data" } else { "holds data, and is no witness" },
+        if *is_witness { "add it as a witness" } else { "start it with an empty directory and `replication.role = \"witness\"`" }
+    )]
+    OtherPart {
+        /// The replica.
+        replica: ReplicaId,
+        /// Whether its disk is a witness's.
+        is_witness: bool,
+    },
+    /// Nothing is known of a disk that shall begin to vote.
+    #[error("replica {0} was not heard from with the disk that shall vote: start it")]
+    UnknownDisk(ReplicaId),
     /// A disk is named under two numbers.
     #[error("disk {0} would vote under two numbers")]
     DiskTwice(DiskId),
@@ -182,6 +210,9 @@ impl Replica {
     /// Proposes the seal of this primary's epoch, which was checked ([`Replica::check_change`]).
     pub(super) fn seal(&mut self, members: &Members) {
         coverage!("epochs.seal_proposed");
+        if members.values().any(ConfiguredMember::is_witness) {
+            coverage!("witness.sealed");
+        }
         let seal = Reconfigure::new(self.epoch().next(), members);
         let (now, Some(proposer)) = (self.now, self.proposer.as_mut()) else { return };
         let (view, value) = (proposer.view, proposer.sealing(now, seal));
@@ -209,9 +240,10 @@ impl Replica {
             strict("the members are those that the change is meant for", self.check_epoch(change.expected)),
             strict("no other change is under way", self.check_unsealed()),
             strict("the primary is established", self.check_established()),
-            strict("the feature level allows it", self.check_level()),
+            strict("the feature level allows it", self.check_level(&change.members)),
             strict("such a cluster can be", check_shape(&change.members)),
             strict("the members become others", self.check_changed(&change.members)),
+            strict("every new voter has a disk for its part", self.check_parts(&change.members)),
             forceable("every voter has applied the feature level", self.check_levels_applied(&change.members)),
             forceable("enough of the new voters are ready", self.check_readiness(&change.members)),
             forceable("the number of voters is odd", self.check_odd(&change.members)),
@@ -243,8 +275,10 @@ impl Replica {
         }
     }
 
-    fn check_level(&self) -> Result<(), ReconfigureError> {
-        let (needed, present) = (self.options.epochs_level, self.applied.level);
+    fn check_level(&self, members: &Members) -> Result<(), ReconfigureError> {
+        let has_witness = members.values().any(ConfiguredMember::is_witness);
+        let needed = if has_witness { self.options.witness_level } else { self.options.epochs_level };
+        let present = self.applied.level;
         let is_reached = self.proposer.as_ref().is_some_and(|proposer| proposer.level.min(present) >= needed);
         if is_reached { Ok(()) } else { Err(ReconfigureError::LevelTooLow { present, needed }) }
     }
@@ -252,6 +286,29 @@ impl Replica {
     fn check_changed(&self, members: &Members) -> Result<(), ReconfigureError> {
         let is_same = *members == self.membership.configuration().members;
         if is_same { Err(ReconfigureError::Unchanged) } else { Ok(()) }
+    }
+
+    /// A disk is that of a witness or holds data, for good. What a disk is that begins to vote is
+    /// known from the replica itself: one that was never heard from might be a witness, and a
+    /// cluster whose voters are all witnesses has nobody to lead it.
+    fn check_parts(&self, members: &Members) -> Result<(), ReconfigureError> {
+        let present = &self.membership.configuration().members;
+        for (id, member) in members {
+            let Some(disk) = member.voting_disk() else { continue };
+            let former = present.get(id).filter(|former| former.voting_disk() == Some(disk));
+            let is_witness = match former {
+                Some(former) => former.is_witness(),
+                None if *id == self.options.me => self.options.is_witness,
+                None => {
+                    let told = self.peers.storage.get(id).filter(|(told, _)| *told == disk);
+                    told.ok_or(ReconfigureError::UnknownDisk(*id))?.1
+                }
+            };
+            if is_witness != member.is_witness() {
+                return Err(ReconfigureError::OtherPart { replica: *id, is_witness });
+            }
+        }
+        Ok(())
     }
 
     /// A cluster that has an even number of voters already may keep it.
@@ -330,6 +387,11 @@ fn check_shape(members: &Members) -> Result<(), ReconfigureError> {
     let disks: Vec<DiskId> = members.values().filter_map(|member| member.voting_disk()).collect();
     if !(1..=MAX_VOTERS).contains(&disks.len()) {
         return Err(ReconfigureError::VoterCount(disks.len()));
+    }
+    let witnesses = members.values().filter(|member| member.is_witness()).count();
+    let (voters, allowed) = (disks.len(), (disks.len() - 1) / 2);
+    if witnesses > allowed {
+        return Err(ReconfigureError::TooManyWitnesses { witnesses, voters, allowed });
     }
     let observers = members.len() - disks.len();
     if observers > MAX_OBSERVERS {

@@ -143,6 +143,8 @@ pub(super) struct PeerRecords {
     pub heard: BTreeMap<ReplicaId, Instant>,
     /// The last report of each peer.
     pub reports: BTreeMap<ReplicaId, Report>,
+    /// The disk from which each peer reported last, and whether that is a witness's.
+    pub storage: BTreeMap<ReplicaId, (DiskId, bool)>,
     /// What the programs on the peers' disks execute, as far as they were heard from lately.
     pub levels: BTreeMap<(ReplicaId, DiskId), HeardLevels>,
 }

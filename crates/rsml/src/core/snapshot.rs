@@ -18,6 +18,8 @@ pub struct SnapshotRead {
     pub max_bytes: usize,
     /// The snapshot must hold everything through this sequence.
     pub at_least: Sequence,
+    /// Only the library's own state is wanted, without the data.
+    pub state_only: bool,
 }
 
 /// A piece of this replica's database for a peer.

@@ -197,12 +197,12 @@ impl Replica {
             last: self.acceptor.log().last().0,
             commit: self.learner.commit().0,
             applied: self.learner.applied().0,
-            digest: self.applied.digest,
+            digest: if self.options.is_witness { 0 } else { self.applied.digest },
             is_primary: self.views.is_primary(),
             is_candidate: self.views.is_candidate(),
             persisted: self.stored.persisted.0,
             storage_full: self.fitness.is_full,
-            is_ineligible: !self.fitness.is_eligible,
+            is_ineligible: !self.fitness.is_eligible || self.options.is_witness,
             first: self.stored.first.0,
             is_observer: !self.is_voter(),
             installing: self.catch_up.installing().0,
@@ -216,6 +216,7 @@ impl Replica {
             levels: Levels::field(self.options.levels),
             feature_level: self.applied.level.to_field(),
             addresses: self.options.announced.field(),
+            is_witness: self.options.is_witness,
         }
     }
 
@@ -225,6 +226,7 @@ impl Replica {
         self.note_levels(sender.replica, sender.disk_id, report.level_range());
         self.note_applied_level(report.level());
         self.on_announcement(sender, report.addresses.as_ref());
+        self.peers.storage.insert(sender.replica, (sender.disk_id, report.is_witness));
         self.note_begun(sender.epoch, Sequence(report.commit));
         self.digests.observe(sender, Sequence(report.inherited), digests, &self.membership);
         self.peers.reports.insert(sender.replica, report);

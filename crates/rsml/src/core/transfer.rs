@@ -33,6 +33,9 @@ pub enum TransferError {
     /// The target has no vote.
     #[error("replica {0} does not vote in this cluster: name one that does")]
     NotAVoter(ReplicaId),
+    /// The target has no database.
+    #[error("replica {0} is a witness, which never leads: name a voter that holds data")]
+    Witness(ReplicaId),
     /// The target was not heard from lately.
     #[error("replica {0} was not heard lately: start it, look at the network, or name another one")]
     Unreachable(ReplicaId),
@@ -127,6 +130,9 @@ impl Replica {
         }
         if !self.membership.has_voter(to) {
             return Err(TransferError::NotAVoter(to));
+        }
+        if self.membership.is_witness(to) {
+            return Err(TransferError::Witness(to));
         }
         self.obstacle(to).map_or(Ok(to), Err)
     }

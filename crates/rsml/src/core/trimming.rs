@@ -10,6 +10,9 @@
 //!
 //! # Invariants
 //! - No entry is dropped that the database of this replica has not persisted.
+//! - A witness drops no entry that fewer databases than a majority of the voters have persisted:
+//!   without a database of its own, its log is all that it can give to a voter that lags, however
+//!   long that is away.
 //! - While a hold is in force, no entry above [`Hold::above`] is dropped.
 //! - A hold is in force only while its peer makes progress, has not started over too often, and the
 //!   disk has ample space. Without a hold in force the log is cut down to `log_keep_bytes`, or to a
@@ -138,6 +141,13 @@ impl Replica {
             Some(upto) if self.stored.log_bytes <= keep => upto.min(self.stored.persisted),
             _ => self.stored.persisted,
         };
+        let upto = match self.options.is_witness {
+            true if self.persisted_by_a_majority() < upto => {
+                coverage!("witness.keeps_its_log");
+                self.persisted_by_a_majority()
+            }
+            _ => upto,
+        };
         let upto = match self.held_above() {
             Some(above) if above < upto => {
                 coverage!("trim.held_for_a_copy");
@@ -150,6 +160,19 @@ impl Replica {
             self.stored.first = below;
             self.outputs.trim = Some(below);
         }
+    }
+
+    /// Through here the databases of as many voters as make a majority survive a crash, witnesses
+    /// not counted. Their disks hold it without the log of this replica.
+    fn persisted_by_a_majority(&self) -> Sequence {
+        let is_of_voter = |report: &&Report| !report.is_observer && !report.is_witness;
+        let persisted = |id| {
+            let report = self.peers.reports.get(&id).filter(is_of_voter);
+            report.map_or(Sequence::ZERO, |report| Sequence(report.persisted))
+        };
+        let mut all: Vec<Sequence> = self.membership.configuration().full_voters().map(persisted).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.get(self.membership.quorum() - 1).copied().unwrap_or(Sequence::ZERO)
     }
 
     fn look_after_holds(&mut self) {

@@ -93,18 +93,18 @@ impl Replica {
         let with_disk = |id: ReplicaId, member: ConfiguredMember| {
             let replaced = self.upkeep.replaced.get(&id).filter(|(_, since)| self.now.since_us(*since) >= SILENT_US);
             let ready = replaced.filter(|(disk, _)| self.unready(id, *disk).is_none());
-            match (ready, member) {
-                (Some((disk, _)), ConfiguredMember::Voter { addresses, .. }) => {
+            match ready {
+                Some((disk, _)) => {
                     coverage!("upkeep.disk_replaced");
-                    ConfiguredMember::Voter { disk: *disk, addresses }
+                    member.with_disk(*disk)
                 }
-                (_, member) => member,
+                None => member,
             }
         };
         let with_addresses = |id: ReplicaId, member: &ConfiguredMember| match self.membership.moved_to(id) {
             Some(addresses) => {
                 coverage!("upkeep.moved");
-                member.at(addresses.clone())
+                member.clone().at(addresses.clone())
             }
             None => member.clone(),
         };

@@ -34,6 +34,9 @@ pub enum ReadError {
         /// How long the read waited.
         waited_ms: u64,
     },
+    /// The replica is a witness.
+    #[error("{}", super::replica::WITHOUT_DATA)]
+    Witness,
     /// The replica has stopped, for the reason given.
     #[error("the replica has stopped: {0}")]
     Stopped(String),

@@ -32,6 +32,9 @@ const GRACE: Duration = Duration::from_millis(100);
 /// The maximum number of requests and reads without an answer; more are refused.
 const MAX_UNFINISHED: usize = 1 << 20;
 
+/// Why a witness refuses requests and reads.
+pub(super) const WITHOUT_DATA: &str = "this replica is a witness, which has no data: ask another one";
+
 /// How long a primary that is about to stop waits for another replica to lead.
 const HAND_OVER_WAIT: Duration = Duration::from_millis(500);
 
@@ -73,7 +76,9 @@ impl ConsensusReplica {
         let cancel_at = deadline.min(sync::now() + self.options.no_primary_wait);
         self.shared().requests().add(id, cancel_at, deadline, reply);
         let unfinished = Unfinished::begin(&self.core);
-        if unfinished.is_too_many {
+        if self.options.core.is_witness {
+            self.shared().requests().refuse(id, RequestError::NotExecuted(WITHOUT_DATA.into()));
+        } else if unfinished.is_too_many {
             self.shared().requests().refuse(id, RequestError::Overloaded);
         } else if !unfinished.submit(Input::Propose { id, payload }) {
             self.shared().requests().refuse(id, RequestError::NotExecuted("the replica has stopped".into()));
@@ -98,6 +103,9 @@ impl ConsensusReplica {
     /// There was no read point before `deadline` or within [`ReplicaOptions::no_primary_wait`], or
     /// the replica is overloaded or has stopped.
     pub async fn read_barrier(&self, deadline: StdInstant) -> Result<Sequence, ReadError> {
+        if self.options.core.is_witness {
+            return Err(ReadError::Witness);
+        }
         let started = sync::now();
         let deadline = deadline.min(started + self.options.no_primary_wait);
         let id = ReadId(self.next_id());

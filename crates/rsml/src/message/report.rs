@@ -107,6 +107,9 @@ pub struct Report {
     /// Where the sender is reached, as its own settings say; absent if they do not.
     #[prost(message, optional, tag = "23")]
     pub addresses: Option<Addresses>,
+    /// The sender has a log and no database: it can be a witness, and nothing else.
+    #[prost(bool, tag = "24")]
+    pub is_witness: bool,
 }
 
 impl Report {

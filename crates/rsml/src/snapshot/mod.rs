@@ -25,6 +25,15 @@ pub trait Snapshots: Send + Sync + 'static {
     /// The peer asks again.
     fn take(&self) -> Result<Snapshot, ExecutionError>;
 
+    /// [`crate::ExecutionNotifier::sealed_state`] of the database as of some recent batch: all that
+    /// a witness needs.
+    ///
+    /// # Errors
+    /// The peer asks again.
+    fn take_state(&self) -> Result<Bytes, ExecutionError> {
+        Ok(self.take()?.state)
+    }
+
     /// Begins to build the database of `generation` next to the present one. Removes the rest of an
     /// earlier attempt with that number.
     ///

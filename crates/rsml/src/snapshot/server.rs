@@ -1,5 +1,5 @@
-//! Serves pieces of a copy of the database. There is one copy at a time, made when a peer first
-//! asks for it.
+//! Serves pieces of a copy of the database, or of the library's own state alone. There is one copy
+//! of each kind at a time, made when a peer first asks for it.
 
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ use crate::{Boot, ExecutionError, Sequence};
 pub struct SnapshotServer {
     snapshots: Arc<dyn Snapshots>,
     held: Option<HeldCopy>,
+    /// The state alone, for witnesses.
+    held_state: Option<HeldCopy>,
     last_id: u64,
     complaints: LogThrottle,
 }
@@ -29,17 +31,24 @@ impl SnapshotServer {
     /// `boot` is part of the copies' ids, so that a copy is never mistaken for one of an earlier
     /// start.
     pub fn new(snapshots: Arc<dyn Snapshots>, boot: Boot) -> Self {
-        SnapshotServer { snapshots, held: None, last_id: boot.0 << 32, complaints: LogThrottle::new() }
+        SnapshotServer {
+            snapshots,
+            held: None,
+            held_state: None,
+            last_id: boot.0 << 32,
+            complaints: LogThrottle::new(),
+        }
     }
 
     /// Whether there is a copy.
     pub fn holds_copy(&self) -> bool {
-        self.held.is_some()
+        self.held.is_some() || self.held_state.is_some()
     }
 
     /// Releases the copy.
     pub fn release(&mut self) {
         self.held = None;
+        self.held_state = None;
     }
 
     /// Returns the wanted piece. If its copy no longer exists, returns the beginning of another
@@ -61,13 +70,19 @@ impl SnapshotServer {
     fn try_read(&mut self, want: &SnapshotRead) -> Result<SnapshotPiece, ExecutionError> {
         let is_same = |held: &HeldCopy| held.id == want.id;
         let is_new_enough = |held: &HeldCopy| held.sequence >= want.at_least;
-        let is_kept = self.held.as_ref().is_some_and(|held| is_same(held) || is_new_enough(held));
-        if !is_kept {
-            // Release the old copy first: two copies would keep twice the files.
-            self.held = None;
-            self.held = Some(self.take()?);
+        let kept = if want.state_only { &self.held_state } else { &self.held };
+        if !kept.as_ref().is_some_and(|held| is_same(held) || is_new_enough(held)) {
+            match want.state_only {
+                true => self.held_state = Some(self.take_state()?),
+                false => {
+                    // Release the old copy first: two copies would keep twice the files.
+                    self.held = None;
+                    self.held = Some(self.take()?);
+                }
+            }
         }
-        let held = self.held.as_mut().expect("there is a copy now");
+        let kept = if want.state_only { &mut self.held_state } else { &mut self.held };
+        let held = kept.as_mut().expect("there is a copy now");
         if !is_new_enough(held) {
             let text = format!("the copy would end at sequence {}, but {} is needed", held.sequence, want.at_least);
             return Err(ExecutionError::failed(text));
@@ -81,9 +96,32 @@ impl SnapshotServer {
 
     fn take(&mut self) -> Result<HeldCopy, ExecutionError> {
         let copy = self.snapshots.take()?;
-        let state = ReplicatedState::from_bytes(&copy.state)
+        self.hold(&copy.state, copy.source)
+    }
+
+    fn take_state(&mut self) -> Result<HeldCopy, ExecutionError> {
+        let state = self.snapshots.take_state()?;
+        self.hold(&state, Box::new(StateAlone(state.clone())))
+    }
+
+    fn hold(&mut self, state: &Bytes, source: Box<dyn SnapshotSource>) -> Result<HeldCopy, ExecutionError> {
+        let state = ReplicatedState::from_bytes(state)
             .ok_or_else(|| ExecutionError::corrupt("the copy holds a replicated state that cannot be read"))?;
         self.last_id += 1;
-        Ok(HeldCopy { id: self.last_id, sequence: state.sequence, source: copy.source })
+        Ok(HeldCopy { id: self.last_id, sequence: state.sequence, source })
+    }
+}
+
+/// The bytes of a state are its copy.
+struct StateAlone(Bytes);
+
+impl SnapshotSource for StateAlone {
+    fn total_bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, ExecutionError> {
+        let begin = usize::try_from(offset).expect("it lies within a state in memory");
+        Ok(self.0.slice(begin..begin + length))
     }
 }

@@ -146,7 +146,8 @@ fn is_final(error: &ClientError) -> bool {
 
 /// The servers of the cluster: secondaries first, then the primary.
 fn known(status: &Status) -> Vec<String> {
-    let mut replicas: Vec<_> = status.replicas.iter().filter(|replica| replica.problem.is_none()).collect();
+    let can_be_read = |replica: &&crate::admin::Replica| replica.problem.is_none() && replica.role != "witness";
+    let mut replicas: Vec<_> = status.replicas.iter().filter(can_be_read).collect();
     replicas.sort_by_key(|replica| (!replica.reachable, replica.role == "primary"));
     let mut addresses: Vec<String> = Vec::new();
     for address in replicas.into_iter().filter_map(|replica| replica.thrift.clone()) {

@@ -186,6 +186,10 @@ pub struct JoinArgs {
     /// The data directory in that file; it must not hold data.
     #[arg(long, value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
+    /// As a witness: it will vote and keep the log, hold no data, and never lead. For a third place
+    /// between two data centres.
+    #[arg(long)]
+    pub witness: bool,
     #[command(flatten)]
     pub target: ClusterTarget,
     /// How results are printed.

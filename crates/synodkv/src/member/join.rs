@@ -15,13 +15,13 @@ use crate::failure::Failure;
 use crate::output;
 
 pub async fn join(args: JoinArgs) -> Result<ExitCode, Failure> {
-    let JoinArgs { place, config, data_dir, target, format } = args;
+    let JoinArgs { place, config, data_dir, witness, target, format } = args;
     check_free(&config, &data_dir)?;
     let id = place.id;
     let operator = Operator { client: AdminClient::new()?, target: target.into() };
     let change = Change { format, dry_run: false, force: false, wait_seconds: 0 };
     let members = operator.make(&adding(place), &change).await?;
-    let text = configuration(&members, id, &data_dir);
+    let text = configuration(&members, id, &data_dir, witness);
     write_new(&config, &text).map_err(|error| {
         Failure::Unsure(format!(
             "replica {id} is a member now, but {} cannot be written: {error}. Repeat the command with another --config",
@@ -63,11 +63,12 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// The configuration of the new member's server. The other members are listed so that it finds
 /// them; from then on it knows them from the cluster.
-fn configuration(members: &MembersView, id: u8, data_dir: &Path) -> String {
+fn configuration(members: &MembersView, id: u8, data_dir: &Path, is_witness: bool) -> String {
     let quoted = |text: &str| toml_string(text);
     let mut text = format!(
-        "mode = \"replicated\"\n\n[storage]\ndata_dir = {}\n\n[replication]\nnode_id = {id}\njoin = true\n",
-        quoted(&data_dir.display().to_string())
+        "mode = \"replicated\"\n\n[storage]\ndata_dir = {}\n\n[replication]\nnode_id = {id}\njoin = true\n{}",
+        quoted(&data_dir.display().to_string()),
+        if is_witness { "witness = true\n" } else { "" }
     );
     let reachable =
         |member: &&MemberView| !member.peer.is_empty() && !member.thrift.is_empty() && !member.admin.is_empty();
@@ -102,6 +103,7 @@ mod tests {
             role: MemberRole::Voter,
             disk: None,
             present_disk: None,
+            is_witness: false,
             peer: peer.to_string(),
             thrift: "t:1".to_string(),
             admin: "a:1".to_string(),
@@ -112,7 +114,9 @@ mod tests {
         };
         let members = vec![member(0, "p:1"), member(1, ""), member(3, "q:1")];
         let members = MembersView { epoch: 2, since: 5, changing: false, primary: None, members };
-        let text = configuration(&members, 3, Path::new("/a \"b\""));
+        let text = configuration(&members, 3, Path::new("/a \"b\""), false);
+        assert!(!text.contains("witness"), "{text}");
+        assert!(configuration(&members, 3, Path::new("/a"), true).contains("join = true\nwitness = true\n"));
         assert!(text.contains("node_id = 3\njoin = true\n"), "{text}");
         assert!(text.contains("data_dir = \"/a \\\"b\\\"\""), "{text}");
         assert_eq!(text.matches("[[replication.replicas]]").count(), 2, "{text}");

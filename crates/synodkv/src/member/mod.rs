@@ -168,7 +168,9 @@ fn show(members: &MembersView) -> String {
         let role = match member.role {
             MemberRole::Voter if members.primary == Some(member.id) => "voter, primary",
             MemberRole::Voter => "voter",
+            MemberRole::Observer if member.is_witness => "observer (a witness's)",
             MemberRole::Observer => "observer",
+            MemberRole::Witness => "witness",
         };
         let or_dash = |text: &str| if text.is_empty() { "-".to_string() } else { text.to_string() };
         vec![

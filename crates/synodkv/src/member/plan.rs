@@ -42,18 +42,18 @@ impl Plan {
                 let (peer, thrift, admin) = (Some(peer.clone()), Some(thrift.clone()), Some(admin.clone()));
                 wanted.push(WantedMember { id: *id, role: MemberRole::Observer, disk: None, peer, thrift, admin });
             }
-            Plan::Promote(ids) => set_roles(&mut wanted, ids, MemberRole::Voter)?,
+            Plan::Promote(ids) => let_vote(&mut wanted, ids, present)?,
             Plan::Demote(ids) => set_roles(&mut wanted, ids, MemberRole::Observer)?,
             Plan::Replace { id, with, keep } => {
                 if id == with {
                     return Err(Failure::Usage(format!("replica {id} cannot replace itself")));
                 }
                 if present.get(*id).is_none()
-                    && present.get(*with).is_some_and(|member| member.role == MemberRole::Voter)
+                    && present.get(*with).is_some_and(|member| member.role != MemberRole::Observer)
                 {
                     return Ok(None);
                 }
-                set_roles(&mut wanted, &[*with], MemberRole::Voter)?;
+                let_vote(&mut wanted, &[*with], present)?;
                 set_roles(&mut wanted, &[*id], MemberRole::Observer)?;
                 if !keep {
                     wanted.retain(|member| member.id != *id);
@@ -107,6 +107,15 @@ fn set_roles(wanted: &mut [WantedMember], ids: &[u8], role: MemberRole) -> Resul
     })
 }
 
+/// Each votes as what its disk is good for: with data, or as a witness.
+fn let_vote(wanted: &mut [WantedMember], ids: &[u8], present: &MembersView) -> Result<(), Failure> {
+    ids.iter().try_for_each(|id| {
+        let is_witness = present.get(*id).is_some_and(|member| member.is_witness);
+        find(wanted, *id)?.role = if is_witness { MemberRole::Witness } else { MemberRole::Voter };
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +126,7 @@ mod tests {
             role,
             disk: None,
             present_disk: None,
+            is_witness: false,
             peer: format!("p{id}:1"),
             thrift: format!("t{id}:1"),
             admin: format!("a{id}:1"),

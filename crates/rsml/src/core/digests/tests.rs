@@ -116,6 +116,46 @@ fn the_majority_is_one_of_the_voters_and_not_of_all_members() {
 }
 
 #[test]
+fn witnesses_have_no_digests_and_count_for_no_majority_of_them() {
+    let witness = |id: u8| {
+        let disk = DiskId(u128::from(id));
+        (ReplicaId(id), crate::ConfiguredMember::Witness { disk, addresses: Default::default() })
+    };
+    let with_witnesses = |of: u8, witnesses: std::ops::Range<u8>| {
+        let mut digests = digests(of, &[(1024, 0xA)]);
+        let voters = (0..of).map(|id| (ReplicaId(id), DiskId(u128::from(id)))).collect();
+        let mut configuration = crate::BirthRecord::new(ClusterId(1), &voters).configuration();
+        configuration.members.extend(witnesses.map(witness));
+        digests.membership.adopt(&configuration);
+        digests
+    };
+    let mut two = with_witnesses(3, 2..3);
+    report(&mut two, 1, 1, &[(1024, 0xB)]);
+    assert_eq!(kind(&two), Some(DivergenceKind::NoMajority), "nobody else can decide");
+    let mut three = with_witnesses(5, 3..5);
+    report(&mut three, 1, 1, &[(1024, 0xB)]);
+    assert_eq!(three.verdict(), None);
+    report(&mut three, 2, 1, &[(1024, 0xB)]);
+    assert_eq!(kind(&three), Some(DivergenceKind::Minority { agreed: 0xB }));
+}
+
+#[test]
+fn a_witness_neither_publishes_digests_nor_judges() {
+    let mut options = CoreOptions::new(ReplicaId(0), (0..3).map(ReplicaId).collect(), 0);
+    options.is_witness = true;
+    let digests = Digests::new(&options, &values(&[(1024, 1)]), Sequence::ZERO, Instant(0));
+    let mut witness = Watched { digests, membership: options.membership };
+    witness.record(&values(&[(2048, 1)]));
+    witness.replace(Sequence(3000), &values(&[(2048, 2)]));
+    for peer in [1, 2] {
+        report(&mut witness, peer, 1, &[(1024, 2), (2048, 3)]);
+    }
+    assert_eq!(witness.publish(), Vec::new());
+    assert_eq!(witness.verdict(), None);
+    assert!(!witness.refuse(ReplicaId(1), &values(&[(2048, 7)])));
+}
+
+#[test]
 fn the_majority_goes_on_and_outvotes_the_other_until_it_starts_again() {
     let mut digests = digests(3, &[(1024, 0xA), (2048, 0xA)]);
     report(&mut digests, 1, 1, &[(1024, 0xA)]);

@@ -9,7 +9,7 @@ const FAR: Instant = Instant(1 << 40);
 const SECOND: Epoch = Epoch(2);
 const THREE: ReplicaId = ReplicaId(3);
 
-fn members(voters: &[ReplicaId]) -> Members {
+pub(super) fn members(voters: &[ReplicaId]) -> Members {
     voters.iter().map(|id| (*id, ConfiguredMember::voter(disk(*id)))).collect()
 }
 
@@ -243,7 +243,7 @@ fn a_disk_that_has_lost_an_entry_before_the_seal_does_not_promise() {
 }
 
 /// It leads three replicas that hold its whole log, at a level that allows changes.
-fn leading() -> (Lone, View) {
+pub(super) fn leading() -> (Lone, View) {
     let mut lone = Lone::started(3, View::BIRTH, |options, start| {
         options.levels = crate::LevelRange::new(1, 2);
         Lone::applied_through(start, 3);
@@ -256,10 +256,11 @@ fn leading() -> (Lone, View) {
         lone.receive(peer, Message::Accepted(holds_all));
     }
     assert_eq!(lone.commit(), lone.last());
+    lone.replica.peers.storage.insert(THREE, (disk(THREE), false));
     (lone, view)
 }
 
-fn change(lone: &mut Lone, expected: u64, members: Members, force: bool) -> Result<(), ReconfigureError> {
+pub(super) fn change(lone: &mut Lone, expected: u64, members: Members, force: bool) -> Result<(), ReconfigureError> {
     let change = MemberChange { expected: Epoch(expected), members, force };
     let outputs = lone.step(Input::Reconfigure { id: ReconfigureId(1), change, deadline: FAR });
     match &outputs.reconfigured[..] {
@@ -360,6 +361,7 @@ fn all_follow(lone: &mut Lone, led: View, us: u64, disk_of_two: DiskId) {
     lone.now = us;
     let holds_all = Message::Accepted(Accepted { highest_level: 2, probe: 1, ..accepted(led, lone.last()) });
     lone.receive(ONE, holds_all.clone());
+    lone.replica.peers.storage.insert(TWO, (disk_of_two, false));
     let sender =
         MessageHeader { replica: TWO, cluster_id: CLUSTER, epoch: Epoch::FIRST, disk_id: disk_of_two, boot: Boot(1) };
     lone.step(Input::Receive { sender, message: holds_all, payload: Vec::new() });

@@ -13,6 +13,7 @@ mod replica;
 mod secondary;
 mod transfer;
 mod trimming;
+mod witness;
 
 use bytes::Bytes;
 
