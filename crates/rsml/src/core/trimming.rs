@@ -164,7 +164,7 @@ impl Replica {
 
     /// Through here the databases of as many voters as make a majority survive a crash, witnesses
     /// not counted. Their disks hold it without the log of this replica.
-    fn persisted_by_a_majority(&self) -> Sequence {
+    pub(super) fn persisted_by_a_majority(&self) -> Sequence {
         let is_of_voter = |report: &&Report| !report.is_observer && !report.is_witness;
         let persisted = |id| {
             let report = self.peers.reports.get(&id).filter(is_of_voter);

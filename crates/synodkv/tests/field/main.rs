@@ -36,3 +36,4 @@ mod recover;
 mod supervisor;
 mod tls;
 mod tools;
+mod witness;

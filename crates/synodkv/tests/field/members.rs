@@ -19,13 +19,18 @@ pub async fn of_one() -> Cluster {
 impl Cluster {
     /// Makes a new machine an observer, and starts its server.
     pub async fn join(&mut self, id: usize) {
+        self.join_with(id, &[]).await;
+    }
+
+    /// The same, with more options of `join`.
+    pub async fn join_with(&mut self, id: usize, options: &[&str]) {
         assert_eq!(self.servers.len(), id);
         let (peer, thrift, admin) = (free_address(), free_address(), free_address());
         let (config, data) =
             (self.folder.path().join(format!("{id}.toml")), self.folder.path().join(format!("data-{id}")));
         let (id, file, dir) = (id.to_string(), config.display().to_string(), data.display().to_string());
         let place = ["--peer", &peer, "--thrift", &thrift, "--admin", &admin, "--config", &file, "--data-dir", &dir];
-        let joined = self.cli(&[&["join", "--id", &id][..], &place].concat());
+        let joined = self.cli(&[&["join", "--id", &id][..], &place, options].concat());
         assert_exit(&joined, 0);
         let mut server = Server::with_config(&config, &thrift, &admin, &data);
         server.start();
