@@ -52,7 +52,7 @@ RETIRED = [
     retired(r"\b[Tt]ickets?\b", "WriteId, write id"),
     retired(r"\bSeat(?:Lock)?\b|\b(?:the|a) seat\b|\bseat\.|\bsitting\b", "CoreRunner, CoreLock"),
     retired(r"\bcarry_out\b|\.bring\(|\bfn bring\b", "dispatch (outputs), submit (an input)", RUST),
-    retired(r"\bStanding\b(?! for)|\b[Ww]itness(?:es)?\b|\b[Hh]eirs?\b|\bno_witness\b|\bcast_out\b",
+    retired(r"\bStanding\b(?! for)|\b[Hh]eirs?\b|\bno_witness\b|\bcast_out\b",
             "DigestVote: computed, inherited, unknown; outvoted", r"crates/(rsml|proof|kv-server/src/replication)/.*\.rs$|\.md$"),
     retired(r"\bStrays?\b|\bstrays?\b|\bhas_strays\b", "diverged peer; misplaced group; duplicates in flight", RUST),
     retired(r"\bvoid_lease\b|\bvoided: View\b", "revoke_lease, revoked"),

@@ -17,6 +17,7 @@ pub const DEFAULT_READABLE_WINDOW_MS: u64 = 60_000;
 /// |---|---|
 /// | 1 | commits, changes of column families, the passing of time |
 /// | 2 | changes of users, roles and tokens; writes that name who asked for them |
+/// | 3 | no other writes; members that are witnesses |
 pub const LOWEST_LEVEL: u32 = 1;
 /// The highest of them.
 pub const HIGHEST_LEVEL: u32 = 3;

@@ -22,6 +22,9 @@ pub enum RequestError {
     Unknown(String),
 }
 
+/// Why a witness refuses requests and reads.
+pub(super) const WITHOUT_DATA: &str = "this replica is a witness, which has no data: ask another one";
+
 /// Why a read has no read point.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -35,7 +38,7 @@ pub enum ReadError {
         waited_ms: u64,
     },
     /// The replica is a witness.
-    #[error("{}", super::replica::WITHOUT_DATA)]
+    #[error("{WITHOUT_DATA}")]
     Witness,
     /// The replica has stopped, for the reason given.
     #[error("the replica has stopped: {0}")]

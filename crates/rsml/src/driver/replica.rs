@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::core_lock::CoreLock;
-use super::error::{ReadError, RequestError};
+use super::error::{ReadError, RequestError, WITHOUT_DATA};
 use super::failure::Failure;
 use super::heartbeat::StalledThread;
 use super::options::ReplicaOptions;
@@ -31,9 +31,6 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// The maximum number of requests and reads without an answer; more are refused.
 const MAX_UNFINISHED: usize = 1 << 20;
-
-/// Why a witness refuses requests and reads.
-pub(super) const WITHOUT_DATA: &str = "this replica is a witness, which has no data: ask another one";
 
 /// How long a primary that is about to stop waits for another replica to lead.
 const HAND_OVER_WAIT: Duration = Duration::from_millis(500);
