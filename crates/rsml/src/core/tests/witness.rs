@@ -4,7 +4,7 @@ use super::epochs::{change, leading, members};
 use super::*;
 use crate::configuration::{Addresses, Configuration, ConfiguredMember, Members};
 use crate::core::{ReconfigureError, TransferError, TransferId};
-use crate::message::{Behind, SnapshotRequest};
+use crate::message::{Behind, Hello, SnapshotRequest};
 
 const THREE: ReplicaId = ReplicaId(3);
 
@@ -158,4 +158,27 @@ fn leadership_is_not_transferred_to_a_witness() {
     lone.replica.membership.adopt(&configuration(&[TWO]));
     let transfer = Input::Transfer { id: TransferId(1), to: Some(TWO), deadline: Instant(1 << 40) };
     assert_eq!(lone.step(transfer).transferred, [(TransferId(1), Err(TransferError::Witness(TWO)))]);
+}
+
+#[test]
+fn a_cluster_is_not_founded_with_a_witness() {
+    for (is_witness, role) in [(true, "unborn"), (false, "secondary")] {
+        let mut lone = Lone::started(0, View::BIRTH, |_, start| {
+            start.recovered.hard_state = None;
+            start.recovered.first = Sequence(1);
+        });
+        lone.sync();
+        for (peer, is_witness) in [(ONE, false), (TWO, is_witness)] {
+            let hello = Message::Hello(Hello { is_witness, ..Hello::default() });
+            let sender = MessageHeader {
+                replica: peer,
+                cluster_id: ClusterId::NONE,
+                epoch: Epoch(0),
+                disk_id: disk(peer),
+                boot: Boot(1),
+            };
+            lone.step(Input::Receive { sender, message: hello, payload: Vec::new() });
+        }
+        assert_eq!(lone.replica.status().role, role);
+    }
 }
