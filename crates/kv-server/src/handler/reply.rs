@@ -246,8 +246,9 @@ pub(super) fn node_status(replica: &ReplicaStatus, primary: Option<u32>) -> wire
 
 pub(super) fn cluster_health(cluster: &ClusterSnapshot) -> wire::ClusterHealth {
     let status = |replica: &ReplicaStatus| node_status(replica, cluster.primary);
-    // A replica that was removed is nobody to ask.
-    let members = || cluster.replicas.iter().filter(|replica| replica.role != Role::Removed);
+    // A replica that was removed is nobody to ask, and neither is a witness.
+    let serves = |replica: &&ReplicaStatus| !matches!(replica.role, Role::Removed | Role::Witness);
+    let members = || cluster.replicas.iter().filter(serves);
     wire::ClusterHealth {
         nodes: members().map(status).collect(),
         healthy_nodes_count: i32::try_from(cluster.healthy_count()).unwrap_or(i32::MAX),
