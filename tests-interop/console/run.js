@@ -5,8 +5,10 @@
 
 import { mkdir } from "node:fs/promises";
 import { faultsOf, newPage, open } from "./browser.js";
+import { EDITING } from "./editing.js";
 import { JOURNEYS } from "./journeys.js";
 import { shoot } from "./shots.js";
+import { WATCHING } from "./watching.js";
 
 const [program, ...options] = process.argv.slice(2);
 const option = (name) => { const at = options.indexOf(name); return at < 0 ? null : options[at + 1]; };
@@ -24,7 +26,7 @@ try {
     await shoot(browser, program, shots);
   } else {
     const only = option("--only") ?? "";
-    const wanted = JOURNEYS.filter(({ name }) => name.includes(only));
+    const wanted = [...JOURNEYS, ...WATCHING, ...EDITING].filter(({ name }) => name.includes(only));
     if (wanted.length === 0) throw new Error(`no journey is called like “${only}”`);
     for (const { name, cluster, page: shape, go } of wanted) {
       const begin = Date.now();

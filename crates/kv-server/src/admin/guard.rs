@@ -63,6 +63,9 @@ fn refuse_web_pages(route: Route, request: &Request, interface: &AdminInterface)
             false => Ok(()),
         };
     }
+    if route == Route::ConsoleEdit {
+        return refuse_edit(headers, interface.console.edits());
+    }
     if !headers.contains_key(header::ORIGIN) {
         return Ok(());
     }
@@ -76,6 +79,16 @@ fn refuse_web_pages(route: Route, request: &Request, interface: &AdminInterface)
              `synodkv` command or curl",
         ),
     }
+}
+
+/// Rows are edited by the console of this server alone, whoever asks, and only if that is allowed.
+fn refuse_edit(headers: &HeaderMap, is_allowed: bool) -> Result<(), Refusal> {
+    let reason = match (is_allowed, origin::is_own_page(headers)) {
+        (true, true) => return Ok(()),
+        (false, _) => "keys cannot be edited here unless admin.console_edits = true; use the `synodkv` command",
+        (true, false) => "only the console of this server may ask for this; use the `synodkv` command",
+    };
+    Err(Refusal(StatusCode::FORBIDDEN, reason.into()))
 }
 
 /// Whether the request only asks what a change needs. A repeated parameter is no clear wish.
