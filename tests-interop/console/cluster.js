@@ -55,7 +55,7 @@ export class Cluster {
     cluster.isReplicated = replicas > 0;
     await writeFile(join(cluster.folder, "synodkv.toml"), cluster.isReplicated ? cluster.servers.map(entry).join("") : "");
     for (const { id } of cluster.servers) cluster.run(id);
-    await cluster.ready();
+    await cluster.ready().catch(async (error) => { await cluster.close(); throw error; });
     return cluster;
   }
 

@@ -122,6 +122,10 @@ pub(in crate::admin) async fn edit(
     let family = parameters.remove("family");
     only(&parameters, "family and key")?;
     let edit = Edit::parse(&body)?;
+    let (length, most) = (edit.value.as_ref().map_or(0, Bytes::len), interface.core.limits().max_value_bytes);
+    if length > most {
+        return Err(bad(format!("value: {length} bytes; limits.max_value_bytes = {most}")));
+    }
     let context = RequestContext::of(caller, Instant::now() + TIMEOUT);
     let _turn = turn(&interface, context.deadline).await?;
     let hash = edit.value.as_deref().map(hash_of);

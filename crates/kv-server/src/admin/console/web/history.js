@@ -54,7 +54,8 @@ function drawEntries(found, open, loadAfter) {
 function drawEntry(entry, before, open) {
   const [kind, text] = KINDS[entry.type] ?? ["", entry.type];
   const bytes = entry.value === null ? null : fromBase64(entry.value);
-  const since = before && `${span((entry.log_time_ms - before.log_time_ms) / 1000)} after the one before`;
+  const seconds = before && (entry.log_time_ms - before.log_time_ms) / 1000;
+  const since = before && `${seconds < 1 ? "Less than a second" : span(seconds)} after the one before.`;
   const head = h("span", { class: "history-head" }, pill(kind, text), h("span", {}, `version ${entry.version}`),
     bytes && h("span", { class: "entry-value dim" }, escaped(bytes.subarray(0, PREVIEW)), bytes.length > PREVIEW && "…"),
     bytes && h("span", { class: "dim entry-size" }, size(entry.length)));

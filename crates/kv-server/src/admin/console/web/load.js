@@ -58,7 +58,7 @@ function mountHot(root, context) {
   const body = h("div");
   const begin = () => {
     task?.stop();
-    task = keepLoading(body, () => get("/top", { by, family: family || null, limit: 20 }), drawHot);
+    task = keepLoading(body, () => get("/top", { by, family: family || null, limit: 10 }), drawHot);
   };
   const families = h("select", { id: "hot-family", onchange: () => { family = families.value; begin(); } },
     h("option", { value: "" }, "all families"), (context.session.column_families ?? []).map((name) => h("option", { value: name }, name)));

@@ -20,7 +20,7 @@ const SCREENS = [
   { id: "keys", title: "Keys", icon: "⌘", mount: keys.mount },
   { id: "changes", title: "Changes", icon: "⇥", mount: changes.mount },
   { id: "load", title: "Hot and slow", short: "Hot", icon: "▲", mount: load.mount },
-  { id: "backups", title: "Backups", icon: "⎘", mount: backups.mount },
+  { id: "backups", title: "Backups", icon: "▣", mount: backups.mount },
   { id: "config", title: "Configuration", short: "Settings", icon: "⚙", mount: config.mount },
   { id: "metrics", title: "Metrics", icon: "∿", mount: metrics.mount },
 ];
