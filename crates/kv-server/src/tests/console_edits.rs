@@ -82,7 +82,7 @@ async fn of_editors_who_saw_the_same_value_one_wins() {
         let answers = futures_util::future::join_all(edits).await;
         let won: Vec<usize> = (0..answers.len()).filter(|at| answers[*at].0 == StatusCode::OK).collect();
         assert_eq!(won.len(), 1, "round {round}: {answers:?}");
-        // Too many at a time may be told to try again, but nobody is told a wrong thing.
+        // With too many at a time, some have to try again.
         let refused = [StatusCode::CONFLICT, StatusCode::SERVICE_UNAVAILABLE];
         let others = answers.iter().filter(|(status, _)| *status != StatusCode::OK);
         assert!(others.into_iter().all(|(status, _)| refused.contains(status)), "{answers:?}");

@@ -8,7 +8,7 @@
 //! | `/console/api/series` | JSON: the recent past of some figures; see [`series`] |
 //! | `/console/api/config` | JSON: every setting, its value and its origin; see [`settings`] |
 //! | `/console/api/keys`, `/console/api/key` | JSON: keys below a prefix, one value; see [`keys`] |
-//! | `/console/api/history` | JSON: what happened to one key lately; see [`keys::history`] |
+//! | `/console/api/history` | JSON: the past of one key; see [`keys::history`] |
 //! | POST `/console/api/key` | sets or deletes one key, if that is allowed; see [`keys::edit`] |
 //!
 //! Anybody gets the files. Everything that shows the cluster, here and at the other paths that the

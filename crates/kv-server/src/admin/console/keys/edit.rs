@@ -1,7 +1,7 @@
 //! Sets or deletes one key: POST `/console/api/key`, off unless `admin.console_edits = true`.
 //!
-//! Whoever edits has seen a value, and says so with its hash. The invariant: a row is written only if
-//! it still has the value that was seen, at the version of the commit. The value is compared at a read
+//! An edit names the value that its user has seen, by its hash. The invariant: a row is written only if
+//! it still has that value at the version of the commit. The value is compared at a read
 //! version, and the commit conflicts with every write of the key since then.
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest request: the longest value that is shown, in base64, and some words.
 pub(in crate::admin) const MAX_BODY_BYTES: usize = MAX_SHOWN_VALUE / 3 * 4 + 4096;
 
-/// What names a value: equal values have equal hashes, and others have others.
+/// Equal values have equal hashes, and others have others.
 pub(super) fn hash_of(value: &[u8]) -> String {
     to_hex(digest(&SHA256, value).as_ref())
 }

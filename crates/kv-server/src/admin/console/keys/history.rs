@@ -1,4 +1,4 @@
-//! What happened to one key lately, out of the change journal: GET `/console/api/history`.
+//! The past of one key, out of the change journal: GET `/console/api/history`.
 //!
 //! The journal is read from its oldest version on, and only the newest entries are kept, so the
 //! answer has a bound however often the key changed. If there is too much to read in the time of one
@@ -36,7 +36,7 @@ const MAX_VALUE: usize = 16 << 10;
 /// The journal may lose its oldest versions while they are asked for.
 const ATTEMPTS: usize = 3;
 
-/// What one version did to the key.
+/// A version that changed the key.
 struct Entry {
     version: Version,
     time_us: u64,
@@ -90,7 +90,7 @@ struct History {
     most: usize,
     /// Entries that were left out because newer ones came.
     left_out: u64,
-    /// What happened up to this version is not known.
+    /// Changes up to this version are not known.
     since: Version,
     through: Version,
     is_complete: bool,
