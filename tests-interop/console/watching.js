@@ -134,7 +134,7 @@ export const WATCHING = [
       const as = (...words) => cluster.command(...words, "--token-file", `${cluster.folder}/root.token`);
       await as("auth", "role", "set", "follower", "--grant", "read,watch default prefix:orders/eu/");
       await as("auth", "user", "add", "finn", "--role", "follower");
-      const short = (await as("auth", "token", "create", "finn", "--expires", "5s")).split("\n").at(-1);
+      const short = (await as("auth", "token", "create", "finn", "--expires", "8s")).split("\n").at(-1);
       await page.getByRole("button", { name: "Sign in or out" }).click();
       await signIn(page, short);
       await page.getByLabel("Family").fill("default");

@@ -4,20 +4,38 @@ import { Failure, failureOf, token } from "./api.js";
 
 /** Longest text of one event that is kept while it arrives. */
 const MAX_EVENT = 64 << 20;
+/** The server says something every ten seconds at least. */
+const SILENCE_MS = 30000;
 
 /**
  * Reads events until the stream ends or `signal` is given. Calls `opened` once there is a stream, and `each(name, data)` for
  * every event. Resolves when the server closes the stream; throws a `Failure` if it refuses.
  */
 export async function events(path, parameters, { signal, opened, each }) {
+  const silence = new AbortController();
+  const stopped = AbortSignal.any([signal, silence.signal]);
+  let timer = 0;
+  const heard = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => silence.abort(), SILENCE_MS);
+  };
+  try {
+    await follow(path, parameters, { signal, stopped, opened, each, heard });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function follow(path, parameters, { signal, stopped, opened, each, heard }) {
+  heard();
   const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const query = new URLSearchParams(given).toString();
   const secret = token();
   const headers = { accept: "text/event-stream", ...(secret ? { authorization: `Bearer ${secret}` } : {}) };
   let answer;
   try {
-    answer = await fetch(query ? `${path}?${query}` : path, { headers, cache: "no-store", credentials: "same-origin", redirect: "manual", signal });
-  } catch (error) {
+    answer = await fetch(query ? `${path}?${query}` : path, { headers, cache: "no-store", credentials: "same-origin", redirect: "manual", signal: stopped });
+  } catch {
     if (signal.aborted) return;
     throw unreachable();
   }
@@ -34,6 +52,7 @@ export async function events(path, parameters, { signal, opened, each }) {
       throw unreachable();
     }
     if (part.done) return;
+    heard();
     // Only what is new can hold the end of an event, but for a line end that was cut in two.
     let from = Math.max(0, rest.length - 1);
     rest += part.value;
