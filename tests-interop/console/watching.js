@@ -110,6 +110,21 @@ export const WATCHING = [
     },
   },
   {
+    name: "history: as far back as the server keeps changes", cluster: hurried,
+    async go(page, cluster) {
+      await forgetChanges(cluster, 1);
+      const key = Buffer.from("passing").toString("hex");
+      const history = (query) => fetch(`${cluster.url()}/console/api/history?key=${key}${query}`);
+      assert.equal((await history("&after=1")).status, 410, "nothing is left out silently");
+      const found = await (await history("")).json();
+      assert.ok(found.since > 1 && found.entries.length > 0 && found.entries.every(({ version }) => version > found.since), JSON.stringify(found));
+      await at(page, cluster, `/console/keys?key=${key}`);
+      await page.locator(".history > summary").click();
+      await page.locator(".history-list > li").first().waitFor();
+      await page.locator(".history").getByText(/Changes between version [0-9]+ and version/).waitFor();
+    },
+  },
+  {
     name: "changes: a server that dies and comes back, without a gap", cluster: (program) => Cluster.start(program),
     async go(page, cluster) {
       await at(page, cluster, "/console/changes");
@@ -123,6 +138,24 @@ export const WATCHING = [
       await cluster.command("set", "gap/2", "2");
       await changes(page).getByText("gap/2").waitFor();
       assert.deepEqual(await namesOf(page), ["gap/2", "gap/1"]);
+    },
+  },
+  {
+    name: "changes: a server that hangs is noticed, and followed again", cluster: (program) => Cluster.start(program),
+    async go(page, cluster) {
+      await page.clock.install();
+      await at(page, cluster, "/console/changes");
+      await isLive(page);
+      await cluster.command("set", "hang/1", "1");
+      await changes(page).getByText("hang/1").waitFor();
+      cluster.processes.get(0).kill("SIGSTOP");
+      await page.clock.fastForward(40_000);
+      await sees(page, "no connection");
+      cluster.processes.get(0).kill("SIGCONT");
+      await cluster.ready();
+      await cluster.command("set", "hang/2", "2");
+      await changes(page).getByText("hang/2").waitFor();
+      assert.deepEqual(await namesOf(page), ["hang/2", "hang/1"]);
     },
   },
   {
