@@ -35,6 +35,11 @@ pub(super) async fn admit(
             return Refusal::from(error).into_response();
         }
     };
+    if route == Route::ConsoleEdit
+        && let Err(refusal) = refuse_edit(request.headers(), interface.console.edits())
+    {
+        return refusal.into_response();
+    }
     let recording = gate.audit().zip(route.recorded_as()).map(|(audit, kind)| {
         let mut recording = audit.begin_call(kind, &session, route.name());
         recording.of_caller(&caller);
@@ -64,7 +69,8 @@ fn refuse_web_pages(route: Route, request: &Request, interface: &AdminInterface)
         };
     }
     if route == Route::ConsoleEdit {
-        return refuse_edit(headers, interface.console.edits());
+        // Decided once the caller is known: nobody else learns whether edits are allowed.
+        return Ok(());
     }
     if !headers.contains_key(header::ORIGIN) {
         return Ok(());
