@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the Debian package: the program, systemd units, man pages, completions, a configuration. It needs cargo-deb
-# (cargo install cargo-deb). The last line on standard output is the path of the package.
+# (cargo install cargo-deb). Beside the package it puts the list of its parts (SBOM): scripts/sbom.py. The last line on
+# standard output is the path of the package.
 #
 #   scripts/package.sh                     # builds the release, packs it into $CARGO_TARGET_DIR/debian
 #   scripts/package.sh --program FILE      # packs a program that is built already
@@ -64,4 +65,6 @@ stage "$staging"
 mkdir -p "$output"
 arguments=(--no-build --strip --package synodkv --output "$output/")
 [ -z "${SYNODKV_MAINTAINER:-}" ] || arguments+=(--maintainer "$SYNODKV_MAINTAINER")
+python3 scripts/sbom.py >"$staging/sbom"
+mv "$staging/sbom" "$output/synodkv_$(env -i "$program" --version | cut -d' ' -f2).cdx.json"
 CARGO_TARGET_DIR="$staging" cargo deb "${arguments[@]}"

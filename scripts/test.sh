@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every check: format, lints, circles of imports, the language of comments and documentation, links, dependency rules,
-# unit and cluster tests, tests of the benchmarks, and stock Thrift clients of Python and Node.js. It installs missing
-# packages. Arguments are passed to `cargo test`, and then nothing else runs:
+# unit and cluster tests, tests of the benchmarks, stock Thrift clients of Python and Node.js, and journeys through the web
+# console. It installs missing packages, but for the browser. Arguments are passed to `cargo test`, and then nothing else runs:
 #
 #   scripts/test.sh                    # everything
 #   scripts/test.sh failover           # the tests whose name contains "failover"
@@ -89,6 +89,20 @@ check_backups() {
     scripts/backup-s3.sh --synodkv "$CARGO_TARGET_DIR/release/synodkv"
 }
 
+# In a real browser, which this script does not install: it brings some 300 MB.
+check_console() {
+    local need missing=()
+    for need in "${CHROMIUM:-/usr/bin/chromium}" node npm; do
+        command -v "$need" >/dev/null || missing+=("$need")
+    done
+    if [ "${#missing[@]}" -gt 0 ]; then
+        say "skipped: journeys through the web console (not installed: ${missing[*]})"
+        return 0
+    fi
+    say "scripts/console.sh"
+    scripts/console.sh --synodkv "$CARGO_TARGET_DIR/release/synodkv"
+}
+
 install_system_packages build python thrift
 require_cargo
 if [ "$#" -gt 0 ]; then
@@ -107,4 +121,5 @@ check_model
 check_benchmarks
 check_interoperability
 check_backups
+check_console
 say "all checks passed"

@@ -55,7 +55,7 @@ export class Cluster {
     cluster.isReplicated = replicas > 0;
     await writeFile(join(cluster.folder, "synodkv.toml"), cluster.isReplicated ? cluster.servers.map(entry).join("") : "");
     for (const { id } of cluster.servers) cluster.run(id);
-    await cluster.ready();
+    await cluster.ready().catch(async (error) => { await cluster.close(); throw error; });
     return cluster;
   }
 
@@ -114,12 +114,23 @@ export class Cluster {
     return stdout.trim();
   }
 
+  /** Runs a line as a shell would, with this program as `synodkv`. */
+  async shell(line) {
+    const { stdout } = await run("/bin/sh", ["-c", `synodkv() { "$PROGRAM" "$@"; }; ${line}`], { env: { ...process.env, PROGRAM: this.program } });
+    return stdout.trim();
+  }
+
+  /** A file in the folder of this cluster; returns its path. */
+  async file(name, text) {
+    const path = join(this.folder, name);
+    await writeFile(path, text);
+    return path;
+  }
+
   /** Writes rows in one transaction: an object of keys and values, as text. */
   async write(rows, family = "") {
-    const file = join(this.folder, "rows.txn");
     const lines = Object.entries(rows).map(([key, value]) => `set ${key} '${value}'${family ? ` --family ${family}` : ""}`);
-    await writeFile(file, lines.join("\n"));
-    return this.command("txn", file);
+    return this.command("txn", await this.file("rows.txn", lines.join("\n")));
   }
 
   async close() {

@@ -8,15 +8,16 @@ const rows = {
   "orders/eu/2": '{"id":2}', "orders/us/1": '{"id":3}', counter: "12", "strange/<img src=x onerror=alert(1)>": "<script>alert(2)</script>",
 };
 
-async function filled(cluster) {
+export async function filled(cluster) {
   await cluster.command("family", "create", "sessions");
   for (const [key, value] of Object.entries(rows)) await cluster.command("set", key, value);
   return cluster;
 }
 
-const standalone = async (program) => filled(await Cluster.start(program));
+/** No request is slow there. */
+export const standalone = async (program) => filled(await Cluster.start(program, { settings: { SYNODKV_LOG_SLOW_MS: "60000" } }));
 
-const three = async (program) => filled(await Cluster.start(program, { replicas: 3, settings: { SYNODKV_ADMIN_CONSOLE_WRITES: "true" } }));
+export const three = async (program) => filled(await Cluster.start(program, { replicas: 3, settings: { SYNODKV_ADMIN_CONSOLE_WRITES: "true" } }));
 
 /** One replica of three is left. */
 const minority = async (program) => {
@@ -28,7 +29,7 @@ const minority = async (program) => {
 };
 
 /** With authentication: root may do everything, `eu` may only read orders/eu/. */
-const guarded = async (program) => {
+export const guarded = async (program) => {
   const cluster = await filled(await Cluster.start(program));
   const file = `${cluster.folder}/root.token`;
   await cluster.command("auth", "enable", "--root-token-file", file);
@@ -40,29 +41,29 @@ const guarded = async (program) => {
   return cluster;
 };
 
-async function at(page, cluster, path, id = 0) {
+export async function at(page, cluster, path, id = 0) {
   await page.goto(`${cluster.url(id)}${path}`);
 }
 
-const screen = (page) => page.locator("#screen");
+export const screen = (page) => page.locator("#screen");
 
-async function sees(page, ...texts) {
+export async function sees(page, ...texts) {
   for (const text of texts) await screen(page).getByText(text).first().waitFor();
 }
 
-async function signIn(page, token) {
+export async function signIn(page, token) {
   await page.getByLabel("Token").fill(token);
   await page.getByRole("button", { name: "Sign in", exact: true }).click();
 }
 
 /** Nothing sticks out at the side. */
-async function fits(page) {
+export async function fits(page) {
   const { wide, window } = await page.evaluate(() => ({ wide: document.documentElement.scrollWidth, window: innerWidth }));
   assert.ok(wide <= window, `the page is ${wide} pixels wide, the window ${window}`);
 }
 
 /** The contrast of two colours, as the guidelines for accessibility define it. */
-function contrast(page, selector) {
+export function contrast(page, selector) {
   // The page may replace an element while it is looked at.
   return until(`the contrast of ${selector}`, () => page.locator(selector).first().evaluate((element) => {
     const luminance = (colour) => {
@@ -91,11 +92,11 @@ export const JOURNEYS = [
     name: "every screen opens from the navigation, by a key and by its address", cluster: standalone,
     async go(page, cluster) {
       await at(page, cluster, "/console/overview");
-      for (const name of ["Members", "Keys", "Configuration", "Metrics", "Overview"]) {
+      for (const name of ["Members", "Keys", "Changes", "Hot and slow", "Backups", "Configuration", "Metrics", "Overview"]) {
         await page.getByRole("link", { name, exact: true }).click();
         await page.getByRole("heading", { level: 1, name }).waitFor();
       }
-      await page.keyboard.press("4");
+      await page.keyboard.press("7");
       await page.getByRole("heading", { level: 1, name: "Configuration" }).waitFor();
       await page.goBack();
       await page.getByRole("heading", { level: 1, name: "Overview" }).waitFor();
@@ -335,7 +336,7 @@ export const JOURNEYS = [
   {
     name: "a phone: 375 pixels, every screen fits", cluster: three, page: { width: 375, height: 760 },
     async go(page, cluster) {
-      for (const name of ["overview", "members", "keys?key=636f756e746572", "config", "metrics"]) {
+      for (const name of ["overview", "members", "keys?key=636f756e746572", "changes?after=1", "load", "backups", "config", "metrics"]) {
         await at(page, cluster, `/console/${name}`);
         await page.locator(".card").first().waitFor();
         await page.waitForFunction(() => !document.querySelector("#screen").innerText.includes("Loading"));

@@ -15,6 +15,23 @@ async function fill(cluster) {
   await cluster.command("set", "schema", "7");
 }
 
+/** An order with a past. */
+async function pay(cluster) {
+  const key = "orders/eu/2026-02/0001";
+  const order = { id: 1, customer: "c-1007", items: [{ sku: "TEA-12", count: 2 }], paid: false };
+  await cluster.command("set", key, JSON.stringify(order));
+  await cluster.command("delete", "orders/ap/2026-04/0003");
+  await cluster.command("set", key, JSON.stringify({ ...order, paid: true }));
+  await cluster.write({ "users/anna": '{"name":"Anna","orders":1}', "users/ben": '{"name":"Ben","orders":0}' });
+}
+
+/** A version shortly before `pay` was done. */
+async function versionOfPay(cluster, id) {
+  const key = Buffer.from("orders/eu/2026-02/0001").toString("hex");
+  const { entries } = await (await fetch(`${cluster.url(id)}/console/api/history?key=${key}`)).json();
+  return entries[1].version - 1;
+}
+
 /** Something for the charts to show. */
 async function load(cluster) {
   const common = ["bench", "--workload", "ycsb-b", "--keys", "1000", "--concurrency", "8"];
@@ -24,7 +41,7 @@ async function load(cluster) {
 }
 
 export async function shoot(browser, program, folder) {
-  const cluster = await Cluster.start(program, { replicas: 3, settings: { SYNODKV_ADMIN_CONSOLE_WRITES: "true" } });
+  const cluster = await Cluster.start(program, { replicas: 3, settings: { SYNODKV_ADMIN_CONSOLE_WRITES: "true", SYNODKV_ADMIN_CONSOLE_EDITS: "true", SYNODKV_LOG_SLOW_MS: "3" } });
   try {
     await fill(cluster);
     const primary = await cluster.primary();
@@ -51,6 +68,24 @@ export async function shoot(browser, program, folder) {
     await take("overview-dark", "/console/overview", { height: 900, scheme: "dark" });
     await take("members", "/console/members", { height: 1000 }, check);
     await take("keys", `/console/keys?prefix=${prefix}&flat=1&key=${key}`, { height: 760 });
+    await pay(cluster);
+    const past = async (page) => {
+      await page.locator(".history > summary").click();
+      await page.locator(".history-list summary").first().click();
+      await page.locator(".history-value pre").first().waitFor();
+    };
+    const edit = async (page) => {
+      await page.getByRole("button", { name: "Edit …" }).click();
+      await page.locator("#new-value").waitFor();
+    };
+    const live = (page) => page.locator(".changes-list li").first().waitFor();
+    const filled = (page) => page.locator("tbody tr").first().waitFor();
+    await take("history", `/console/keys?prefix=${prefix}&key=${key}`, { height: 900 }, past);
+    await take("edit", `/console/keys?prefix=${prefix}&key=${key}`, { height: 860 }, edit);
+    await take("changes", "/console/changes?after=" + await versionOfPay(cluster, primary), { height: 760 }, live);
+    await take("load", "/console/load", { height: 860 }, filled);
+    await take("backups", "/console/backups", { height: 900, scheme: "dark" });
+    await take("phone-changes", "/console/changes?after=" + await versionOfPay(cluster, primary), { width: 375, height: 760, scheme: "dark" }, live);
     await take("configuration", "/console/config", { height: 760 });
     await take("metrics", "/console/metrics", { height: 900, scheme: "dark" });
     await take("phone", "/console/overview", { width: 375, height: 760 });

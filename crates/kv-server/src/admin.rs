@@ -24,7 +24,8 @@
 //! | `/`, `/console` and the paths below it | the web console, and the JSON that only it needs; see [`console`] |
 //!
 //! While authentication is enabled, all but `/health` needs `Authorization: Bearer TOKEN`, or a
-//! client certificate. The table of [`crate::access`] says who may use which route. Every error is JSON whose field `error` says what is allowed. This interface never writes rows.
+//! client certificate. The table of [`crate::access`] says who may use which route. Every error is JSON whose field `error` says what is allowed. This interface never writes
+//! rows, with one exception: the console may be allowed to edit a key.
 
 mod changes;
 mod console;
@@ -163,6 +164,10 @@ fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
         Route::ConsoleConfig => get(console::config),
         Route::ConsoleKeys => get(console::keys::list),
         Route::ConsoleKey => get(console::keys::show),
+        Route::ConsoleHistory => get(console::keys::history::show),
+        Route::ConsoleEdit => {
+            post(console::keys::edit::edit).layer(DefaultBodyLimit::max(console::keys::edit::MAX_BODY_BYTES))
+        }
     }
 }
 

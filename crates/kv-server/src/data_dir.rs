@@ -18,9 +18,9 @@
 //! If the directory is removed under a running process, or its volume is unmounted, writes still
 //! succeed because the files are open. [`DataDir::check_presence`] detects this.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ mod identity;
 use identity::{FORMAT, IDENTITY_DRAFT};
 pub(crate) use identity::{Identity, read_identity, write_identity};
 
+/// Access for the owner alone.
+const PRIVATE: u32 = 0o700;
 pub(crate) const LOCK_FILE: &str = "lock";
 pub(crate) const IDENTITY_FILE: &str = "identity.json";
 /// The note of a conversion that has begun (`convert`).
@@ -262,12 +264,12 @@ impl DataDir {
     }
 }
 
-/// Creates a directory and its ancestors so that they survive a loss of power. The error names the
-/// path that failed.
+/// Creates a directory and its ancestors so that they survive a loss of power. If it is new, only its
+/// owner may look into it. The error names the path that failed.
 pub(crate) fn make_directory(path: &Path) -> Result<(), DataDirError> {
     let above: Vec<&Path> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
     let made = above.iter().take_while(|path| !path.exists()).count();
-    let Err(error) = fs::create_dir_all(path) else {
+    let Err(error) = create_private(path) else {
         // Existing directories may be those of a process that was killed before it synced them, so
         // they are synced, too. A directory that this process may not open was created by somebody
         // else.
@@ -293,6 +295,16 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), DataDirError> {
         });
     }
     Err(io_error("create", path)(error))
+}
+
+/// The rows are nobody else's business. An existing directory keeps its mode, and so do new ancestors,
+/// which others may need.
+fn create_private(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    match DirBuilder::new().mode(PRIVATE).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        created => created,
+    }
 }
 
 /// Syncs the parent directory, so that the entry of `path` in it survives a loss of power.
@@ -360,6 +372,8 @@ fn refuse_foreign_files(root: &Path) -> Result<(), DataDirError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     /// Opens and claims a directory like a server that starts successfully.
@@ -472,6 +486,26 @@ mod tests {
         dir.check_presence().unwrap();
         fs::remove_file(path.join(LOCK_FILE)).unwrap();
         assert!(matches!(dir.check_presence(), Err(DataDirError::Gone { .. })));
+    }
+
+    #[test]
+    fn only_the_owner_looks_into_a_new_directory_and_an_existing_one_keeps_its_mode() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let root = new_root();
+        let path = root.path().join("above/data");
+        drop(claimed(&path, Mode::Standalone, &[]).unwrap());
+        assert_eq!(mode(&path), PRIVATE);
+        fs::create_dir(root.path().join("usual")).unwrap();
+        assert_eq!(
+            mode(&root.path().join("above")),
+            mode(&root.path().join("usual")),
+            "others may have something there"
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).unwrap();
+        drop(claimed(&path, Mode::Standalone, &[]).unwrap());
+        assert_eq!(mode(&path), 0o750);
+        make_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o750);
     }
 
     #[test]

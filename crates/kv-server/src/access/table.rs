@@ -139,6 +139,8 @@ pub enum Route {
     ConsoleConfig,
     ConsoleKeys,
     ConsoleKey,
+    ConsoleHistory,
+    ConsoleEdit,
 }
 
 /// The HTTP method of a route.
@@ -162,7 +164,7 @@ impl HttpMethod {
 
 impl Route {
     /// All routes.
-    pub const ALL: [Route; 32] = [
+    pub const ALL: [Route; 34] = [
         Route::Live,
         Route::Ready,
         Route::Status,
@@ -195,6 +197,8 @@ impl Route {
         Route::ConsoleConfig,
         Route::ConsoleKeys,
         Route::ConsoleKey,
+        Route::ConsoleHistory,
+        Route::ConsoleEdit,
     ];
 
     /// Its HTTP method and its path; a part in braces stands for any text.
@@ -232,6 +236,8 @@ impl Route {
             Route::ConsoleConfig => (HttpMethod::Get, "/console/api/config"),
             Route::ConsoleKeys => (HttpMethod::Get, "/console/api/keys"),
             Route::ConsoleKey => (HttpMethod::Get, "/console/api/key"),
+            Route::ConsoleHistory => (HttpMethod::Get, "/console/api/history"),
+            Route::ConsoleEdit => (HttpMethod::Post, "/console/api/key"),
         }
     }
 
@@ -270,6 +276,8 @@ impl Route {
             Route::ConsoleConfig => "GET /console/api/config",
             Route::ConsoleKeys => "GET /console/api/keys",
             Route::ConsoleKey => "GET /console/api/key",
+            Route::ConsoleHistory => "GET /console/api/history",
+            Route::ConsoleEdit => "POST /console/api/key",
         }
     }
 
@@ -285,7 +293,8 @@ impl Route {
             Route::Slow | Route::Top => Rule::Cluster(Verb::AdminMember),
             Route::ConsoleSeries | Route::ConsoleConfig => Rule::Cluster(Verb::AdminStatus),
             Route::ConsoleSession => sees_the_console(),
-            Route::ConsoleKeys | Route::ConsoleKey => Rule::Somewhere(Verbs::of(&[Verb::Read])),
+            Route::ConsoleKeys | Route::ConsoleKey | Route::ConsoleHistory => Rule::Somewhere(Verbs::of(&[Verb::Read])),
+            Route::ConsoleEdit => Rule::Somewhere(Verbs::of(&[Verb::Write])),
             Route::Failover | Route::FinalizeUpgrade | Route::ChangeMembers => Rule::Cluster(Verb::AdminMember),
             Route::ShowAccess
             | Route::CheckAccess
@@ -309,8 +318,8 @@ impl Route {
             Route::Live | Route::Ready | Route::Changes => None,
             // Open pages ask for these again and again.
             Route::ConsoleSession | Route::ConsoleSeries => None,
-            // The reads that they make are recorded.
-            Route::ConsoleKeys | Route::ConsoleKey => None,
+            // The reads and writes that they make are recorded.
+            Route::ConsoleKeys | Route::ConsoleKey | Route::ConsoleHistory | Route::ConsoleEdit => None,
             Route::ConsoleConfig => Some(Kind::Read),
             Route::Status
             | Route::Metrics

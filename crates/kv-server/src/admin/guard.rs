@@ -35,6 +35,11 @@ pub(super) async fn admit(
             return Refusal::from(error).into_response();
         }
     };
+    if route == Route::ConsoleEdit
+        && let Err(refusal) = refuse_edit(request.headers(), interface.console.edits())
+    {
+        return refusal.into_response();
+    }
     let recording = gate.audit().zip(route.recorded_as()).map(|(audit, kind)| {
         let mut recording = audit.begin_call(kind, &session, route.name());
         recording.of_caller(&caller);
@@ -63,6 +68,10 @@ fn refuse_web_pages(route: Route, request: &Request, interface: &AdminInterface)
             false => Ok(()),
         };
     }
+    if route == Route::ConsoleEdit {
+        // Decided once the caller is known: nobody else learns whether edits are allowed.
+        return Ok(());
+    }
     if !headers.contains_key(header::ORIGIN) {
         return Ok(());
     }
@@ -76,6 +85,16 @@ fn refuse_web_pages(route: Route, request: &Request, interface: &AdminInterface)
              `synodkv` command or curl",
         ),
     }
+}
+
+/// Rows are edited by the console of this server alone, whoever asks, and only if that is allowed.
+fn refuse_edit(headers: &HeaderMap, is_allowed: bool) -> Result<(), Refusal> {
+    let reason = match (is_allowed, origin::is_own_page(headers)) {
+        (true, true) => return Ok(()),
+        (false, _) => "keys cannot be edited here unless admin.console_edits = true; use the `synodkv` command",
+        (true, false) => "only the console of this server may ask for this; use the `synodkv` command",
+    };
+    Err(Refusal(StatusCode::FORBIDDEN, reason.into()))
 }
 
 /// Whether the request only asks what a change needs. A repeated parameter is no clear wish.

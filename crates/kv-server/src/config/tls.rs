@@ -92,6 +92,8 @@ impl ListenerTls {
 pub struct AdminSettings {
     /// Lets the web console of this server ask for changes: a failover, other members.
     pub console_writes: bool,
+    /// Lets the web console of this server set and delete keys, on behalf of who may.
+    pub console_edits: bool,
     /// `[admin.tls]`; [`Config::admin_tls`] says what is in force.
     pub tls: ListenerTls,
 }

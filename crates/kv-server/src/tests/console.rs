@@ -178,6 +178,7 @@ async fn permissions_on_ranges_of_keys_hold_in_the_console() {
     }
     guarded.user("eva", 2, &["read default prefix:eu/"]).await;
     guarded.user("mia", 3, &["admin:status *"]).await;
+    guarded.user("wim", 4, &["read,watch default prefix:eu/"]).await;
     let ask = async |id: u64, path: &str| guarded.ask(HttpMethod::Get, Some(id), path).await;
     let (eu, us) = (hex("eu/"), hex("us/"));
     for (id, path, expected) in [
@@ -191,6 +192,10 @@ async fn permissions_on_ranges_of_keys_hold_in_the_console() {
         (2, format!("/console/api/keys?family=users&prefix={eu}"), StatusCode::FORBIDDEN),
         (2, format!("/console/api/key?key={}", hex("us/1")), StatusCode::FORBIDDEN),
         (2, format!("/console/api/key?key={}&version=1", hex("us/1")), StatusCode::FORBIDDEN),
+        // The past of a key needs `watch`, too.
+        (2, format!("/console/api/history?key={}", hex("eu/1")), StatusCode::FORBIDDEN),
+        (4, format!("/console/api/history?key={}", hex("eu/1")), StatusCode::OK),
+        (4, format!("/console/api/history?key={}", hex("us/1")), StatusCode::FORBIDDEN),
         (2, "/console/api/config".into(), StatusCode::FORBIDDEN),
         (2, "/console/api/series".into(), StatusCode::FORBIDDEN),
         (3, "/console/api/config".into(), StatusCode::OK),

@@ -8,6 +8,7 @@ mod changes;
 mod client;
 mod commits;
 mod console;
+mod console_edits;
 mod families;
 mod faults;
 mod limits;

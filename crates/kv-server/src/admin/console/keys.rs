@@ -5,6 +5,9 @@
 //! it. All reads of one answer see the same version, and each of them passes the service core
 //! under the identity of the caller, so that the permissions on ranges of keys hold.
 
+pub(in crate::admin) mod edit;
+pub(in crate::admin) mod history;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -340,6 +343,7 @@ pub(in crate::admin) async fn show(
         "version": version,
         "found": value.is_some(),
         "length": value.as_ref().map(Bytes::len),
+        "hash": value.as_deref().map(edit::hash_of),
         "value": shown.map(|shown| BASE64.encode(shown)),
         "is_cut": value.as_ref().is_some_and(|value| value.len() > MAX_SHOWN_VALUE),
     })))

@@ -8,6 +8,8 @@
 //! | `/console/api/series` | JSON: the recent past of some figures; see [`series`] |
 //! | `/console/api/config` | JSON: every setting, its value and its origin; see [`settings`] |
 //! | `/console/api/keys`, `/console/api/key` | JSON: keys below a prefix, one value; see [`keys`] |
+//! | `/console/api/history` | JSON: the past of one key; see [`keys::history`] |
+//! | POST `/console/api/key` | sets or deletes one key, if that is allowed; see [`keys::edit`] |
 //!
 //! Anybody gets the files. Everything that shows the cluster, here and at the other paths that the
 //! console reads, passes the guard of the admin interface under the identity of the caller, who
@@ -46,6 +48,8 @@ pub struct Console {
     settings: Vec<settings::Setting>,
     /// `admin.console_writes`.
     writes: bool,
+    /// `admin.console_edits`.
+    edits: bool,
     series: Arc<SharedSeries>,
     key_requests: Semaphore,
 }
@@ -56,6 +60,7 @@ impl Console {
         Console {
             settings: settings::list(config),
             writes: config.admin.console_writes,
+            edits: config.admin.console_edits,
             series: Arc::default(),
             key_requests: Semaphore::new(KEY_REQUESTS_AT_A_TIME),
         }
@@ -64,6 +69,11 @@ impl Console {
     /// Whether it may ask for changes.
     pub(super) fn writes(&self) -> bool {
         self.writes
+    }
+
+    /// Whether it may write rows.
+    pub(super) fn edits(&self) -> bool {
+        self.edits
     }
 
     /// Starts the one task that fills the series. It ends with `stop`.
@@ -88,6 +98,7 @@ pub(super) async fn session(
         "may_see_status": may(Verb::AdminStatus),
         "may_change_members": may(Verb::AdminMember),
         "writes": interface.console.writes(),
+        "edits": interface.console.edits(),
         "version": env!("CARGO_PKG_VERSION"),
         "column_families": families,
         "max_key_bytes": interface.core.limits().max_key_bytes,

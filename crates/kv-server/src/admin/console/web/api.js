@@ -40,6 +40,15 @@ const TITLES = {
   504: "That took too long",
 };
 
+/** What an answer with an error says. */
+export function failureOf(status, text) {
+  let parsed = null;
+  try { parsed = JSON.parse(text); } catch { /* Not JSON: shown as it is. */ }
+  const failure = new Failure(status, TITLES[status] ?? `The server answered ${status}`, parsed?.error ?? (text || "It gave no reason."), parsed);
+  if (status === 401) unauthorized(failure);
+  return failure;
+}
+
 async function ask(method, path, body) {
   const headers = {};
   const secret = token();
@@ -61,14 +70,7 @@ async function ask(method, path, body) {
   if (answer.type === "opaqueredirect") {
     throw new Failure(307, "Only the primary does that", "This server is not the primary. Open the console of the primary; the overview links to it.");
   }
-  if (!answer.ok) {
-    let parsed = null;
-    try { parsed = JSON.parse(text); } catch { /* Not JSON: shown as it is. */ }
-    const failure = new Failure(answer.status, TITLES[answer.status] ?? `The server answered ${answer.status}`,
-      parsed?.error ?? (text || "It gave no reason."), parsed);
-    if (answer.status === 401) unauthorized(failure);
-    throw failure;
-  }
+  if (!answer.ok) throw failureOf(answer.status, text);
   return text;
 }
 

@@ -2,9 +2,12 @@
 // keys this identity may read; a prefix within its rights is all that it needs.
 
 import { Failure, get } from "./api.js";
-import { card, choice, copy, failure, h, pill, show, state } from "./dom.js";
+import { card, choice, failure, h, pill, show, state } from "./dom.js";
+import { drawEditing, newKey } from "./edit.js";
 import { bytes as size, count } from "./format.js";
-import { bestForm, bytesOf, escaped, fromBase64, fromHex, hexDump, integers, isText, json, toHex, utf8 } from "./values.js";
+import { drawHistory } from "./history.js";
+import { valueView } from "./valueview.js";
+import { bytesOf, escaped, fromBase64, fromHex, isText, toHex, utf8 } from "./values.js";
 
 const PAGE = 100;
 const SEPARATOR = "/".charCodeAt(0);
@@ -23,6 +26,13 @@ function addressOf(view) {
   return `/console/keys?${new URLSearchParams(Object.entries(shown).filter(([, value]) => value))}`;
 }
 
+/** The address of one key, in the list of those beside it. */
+export function pathOfKey(family, key, version = "") {
+  const bytes = fromHex(key);
+  const prefix = toHex(bytes.subarray(0, bytes.lastIndexOf(SEPARATOR) + 1));
+  return addressOf({ family, prefix, key, version, flat: false });
+}
+
 export function mount(root, context) {
   const view = fromAddress();
   const [controls, list, value] = [h("div"), h("div", { class: "list" }), h("div", { class: "value" })];
@@ -32,7 +42,7 @@ export function mount(root, context) {
   show(controls, drawControls(view, context, open));
   const alive = () => !isOver;
   loadList(list, view, open, alive);
-  loadValue(value, view, open, alive);
+  loadValue(value, view, open, alive, context);
   return () => { isOver = true; };
 }
 
@@ -56,6 +66,7 @@ function drawControls(view, context, open) {
     h("div", { class: "field" }, h("label", { for: "version" }, "At version"), version,
       h("datalist", { id: "versions" }, h("option", { value: "stale" }, "what this server has, without asking the others"))),
     h("button", { type: "submit", class: "primary" }, "Show"),
+    context.session.edits && h("button", { type: "button", onclick: () => newKey(view.family, (key) => open({ key, version: "" })) }, "New key …"),
     choice("Form of the list", [["tree", "Folders"], ["flat", "All keys"]], view.flat ? "flat" : "tree", (form) => open({ flat: form === "flat" })));
 }
 
@@ -147,14 +158,14 @@ function preview(entry) {
   return `${readable ? utf8(readable).replaceAll(/\s+/g, " ") : toHex(bytes.subarray(0, 16))}${end}`;
 }
 
-async function loadValue(root, view, open, alive) {
+async function loadValue(root, view, open, alive, context) {
   if (!view.key) return show(root, h("section", { class: "card" }, state("Choose a key to see its value.")));
   show(root, card(null, state("Reading …")));
   const load = async () => {
     try {
       const found = await get("/console/api/key", { family: view.family, key: view.key, version: view.version || null });
       if (!alive()) return;
-      show(root, drawValue(found, view, open));
+      show(root, drawValue(found, view, open, context));
       if (matchMedia("(max-width: 800px)").matches) root.scrollIntoView({ block: "start" });
     } catch (error) {
       if (alive()) show(root, card(null, failure(error, load), h("div", { class: "state" }, advice(error, view, open))));
@@ -163,40 +174,17 @@ async function loadValue(root, view, open, alive) {
   load();
 }
 
-function drawValue(found, view, open) {
+function drawValue(found, view, open, context) {
   const name = escaped(fromHex(found.key));
   const title = h("h2", { class: "value-name" }, name);
   const version = found.version === null ? pill("warn", "may be old") : h("span", { class: "dim" }, `at version ${found.version}`);
   const close = h("button", { type: "button", class: "quiet", "aria-label": "Close the value", onclick: () => open({ key: null }) }, "✕");
   const head = h("div", { class: "row between top" }, h("div", {}, title, version), close);
-  if (!found.found) return h("section", { class: "card" }, head, state("There is no such key at this version."));
+  const editing = drawEditing(found, view, { session: context.session, reload: () => open({ key: found.key }) });
+  const past = drawHistory(view, (entry) => open({ version: String(entry.version) }));
+  if (!found.found) return h("section", { class: "card" }, head, state("There is no such key at this version."), editing, past);
   const bytes = fromBase64(found.value);
-  const body = h("div");
-  const forms = [["text", "UTF-8"], ["json", "JSON"], ["integer", "Integer"], ["hex", "Hex"]];
-  const best = bestForm(bytes);
-  const draw = (form) => show(body, drawForm(form, bytes));
-  draw(best);
   return h("section", { class: "card" }, head,
     h("p", {}, `${count(found.length)} bytes`, found.is_cut && `; the first ${size(bytes.length)} are shown`),
-    h("div", { class: "row between" }, choice("Form of the value", forms, best, draw),
-      h("button", { type: "button", class: "quiet", onclick: () => copy(utf8(bytes) ?? toHex(bytes)) }, "Copy")),
-    body);
-}
-
-function drawForm(form, bytes) {
-  if (bytes.length === 0) return state("The value is empty.");
-  if (form === "hex") return h("pre", { class: "dump", tabindex: "0" }, hexDump(bytes));
-  if (form === "integer") {
-    const all = integers(bytes);
-    if (!all) return state("Integers have 1 to 16 bytes.");
-    return h("dl", { class: "facts" }, all.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
-  }
-  if (form === "json") {
-    const text = json(bytes);
-    return text === null ? state("This is no JSON.") : h("pre", { tabindex: "0" }, text);
-  }
-  const text = utf8(bytes);
-  return text === null
-    ? h("div", {}, h("p", { class: "dim" }, "This is no UTF-8; \\xNN stands for a byte."), h("pre", { tabindex: "0" }, escaped(bytes)))
-    : h("pre", { tabindex: "0" }, text);
+    valueView(bytes), editing, past);
 }

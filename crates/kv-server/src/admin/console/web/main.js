@@ -8,6 +8,9 @@ import { failure, h, note, pill, show, state } from "./dom.js";
 import * as overview from "./overview.js";
 import * as members from "./members.js";
 import * as keys from "./keys.js";
+import * as changes from "./changes.js";
+import * as load from "./load.js";
+import * as backups from "./backups.js";
 import * as config from "./config.js";
 import * as metrics from "./metrics.js";
 
@@ -15,6 +18,9 @@ const SCREENS = [
   { id: "overview", title: "Overview", icon: "◉", mount: overview.mount },
   { id: "members", title: "Members", icon: "⬡", mount: members.mount },
   { id: "keys", title: "Keys", icon: "⌘", mount: keys.mount },
+  { id: "changes", title: "Changes", icon: "⇥", mount: changes.mount },
+  { id: "load", title: "Hot and slow", short: "Hot", icon: "▲", mount: load.mount },
+  { id: "backups", title: "Backups", icon: "▣", mount: backups.mount },
   { id: "config", title: "Configuration", short: "Settings", icon: "⚙", mount: config.mount },
   { id: "metrics", title: "Metrics", icon: "∿", mount: metrics.mount },
 ];
@@ -91,6 +97,8 @@ function drawNav(current) {
   show(nav, SCREENS.map(({ id, title, short, icon }, at) => h("a", {
     href: `/console/${id}`, "data-screen": id, "aria-current": current?.id === id ? "page" : null, "aria-label": title, title: `${title} (key ${at + 1})`,
   }, h("span", { class: "icon", "aria-hidden": "true" }, icon), h("span", { class: short && "long" }, title), short && h("span", { class: "short", "aria-hidden": "true" }, short))));
+  // On a phone the screens are more than fit beside each other.
+  nav.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
 
 function stop() {

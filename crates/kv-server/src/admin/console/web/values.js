@@ -69,6 +69,15 @@ export function bytesOf(text) {
   return Uint8Array.from(parts);
 }
 
+const NAMED = { t: 9, r: 13, n: 10, "'": 39, '"': 34, "\\": 92 };
+
+/** The bytes of a key as the lists of hot keys and of slow requests show it: \xNN, \n and the like, ASCII otherwise. */
+export function fromAscii(text) {
+  const pattern = /\\x([0-9a-f]{2})|\\([trn'"\\])|([^\\])/g;
+  return Uint8Array.from(text.matchAll(pattern), ([, hex, name, plain]) =>
+    hex ? Number.parseInt(hex, 16) : name ? NAMED[name] : plain.charCodeAt(0));
+}
+
 export function json(bytes) {
   const text = utf8(bytes);
   if (text === null) return null;
