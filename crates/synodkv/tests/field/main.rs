@@ -18,8 +18,11 @@ mod access;
 mod addresses;
 #[cfg(feature = "rocksdb")]
 mod backup;
+#[cfg(feature = "rocksdb")]
+mod backup_users;
 mod changes;
 mod configuration;
+mod consumers;
 #[cfg(feature = "rocksdb")]
 mod convert;
 mod data;
