@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::source::{ReadError, Source};
+use super::users::{self, Auth, Users};
 use super::{CreateArgs, failure, shown_family};
 use crate::admin::{AdminClient, Status};
 use crate::failure::Failure;
@@ -104,13 +105,34 @@ impl Attempt<'_> {
         Ok(status)
     }
 
+    /// Users, roles and tokens, if they are wanted.
+    async fn users(&self) -> Result<Option<Users>, Failure> {
+        match self.args.auth {
+            Auth::Keep => users::ask(self.admin, &self.args.admin).await.map(Some),
+            Auth::Drop => Ok(None),
+        }
+    }
+
     async fn run(&self) -> Result<(Written, String), Ended> {
         let status = self.status().await?;
+        let users = self.users().await?;
         let mut source = Source::pin(&self.args.target, &status).await?;
         let after = self.status().await?;
         if after.column_families != status.column_families || after.cluster_id != status.cluster_id {
             source.release().await;
             return Err(Ended::Lost("families were created or dropped just now".to_string()));
+        }
+        let users_after = match self.users().await {
+            Ok(users) => users,
+            Err(failure) => {
+                source.release().await;
+                return Err(failure.into());
+            }
+        };
+        // The same before and after the version was chosen: so they are those of that version.
+        if users_after.as_ref().map(|users| users.revision) != users.as_ref().map(|users| users.revision) {
+            source.release().await;
+            return Err(Ended::Lost("users, roles or tokens were changed just now".to_string()));
         }
         let families = self.families(&status)?;
         let description = Description {
@@ -121,6 +143,7 @@ impl Attempt<'_> {
             is_partial: !self.args.family.is_empty() || self.range.is_some(),
             begin: self.range.as_ref().map(|(begin, _)| begin.clone()),
             end: self.range.as_ref().map(|(_, end)| end.clone()),
+            users: users.map(|users| users.encoded),
         };
         let mut writer = BackupWriter::begin(self.target.clone(), description, self.sealing).await?;
         let bar = output::progress("backing up", None);
@@ -232,7 +255,7 @@ fn report(
     let seconds = took.as_secs_f64().max(1e-3);
     let text = format!(
         "version {} is backed up in {target}/{folder}: {} rows, {} of keys and values, {} stored, {:.1} s ({:.0} MB/s), read from \
-         {address}{}\nusers, roles and tokens are not in it (not supported yet)",
+         {address}{}\n{}",
         summary.version,
         summary.rows,
         shown_bytes(summary.row_bytes),
@@ -240,6 +263,10 @@ fn report(
         seconds,
         summary.row_bytes as f64 / 1e6 / seconds,
         summary.encryption.as_ref().map(|how| format!(", encrypted {}", how.describe())).unwrap_or_default(),
+        match summary.has_users {
+            true => "users, roles and the hashes of tokens are in it: a restore asks for --auth",
+            false => "users, roles and tokens are not in it (--auth keep)",
+        },
     );
     let document = json!({
         "backup": summary.backup,
