@@ -16,6 +16,7 @@ use super::{CreateArgs, failure, shown_family};
 use crate::admin::{AdminClient, Status};
 use crate::failure::Failure;
 use crate::output;
+use crate::signals::Signals;
 use crate::text::Notation;
 
 /// Rows and bytes per page, so that the server never has to build a huge reply.
@@ -61,10 +62,11 @@ pub async fn run(args: CreateArgs) -> Result<ExitCode, Failure> {
     let range = range(&args)?;
     let target = args.store.open(&args.to, true)?;
     let admin = AdminClient::new()?;
+    let mut signals = Signals::listen()?;
     let began = Instant::now();
     for attempt in 1.. {
         let made = Attempt { args: &args, admin: &admin, target: &target, sealing: &sealing, range: &range };
-        match made.run().await {
+        match made.run(&mut signals).await {
             Ok((written, address)) => return report(&args, &target, &written, &address, began.elapsed()),
             Err(Ended::Failed(failure)) => {
                 return Err(failure.with_text(|text| format!("{text}; there is no new backup")));
@@ -78,6 +80,10 @@ pub async fn run(args: CreateArgs) -> Result<ExitCode, Failure> {
         }
     }
     unreachable!("the last attempt returns")
+}
+
+fn interrupted(signal: &str) -> Ended {
+    Ended::Failed(Failure::Failed(signal.to_string()))
 }
 
 /// The ends of the keys, if not all of them are wanted.
@@ -113,26 +119,46 @@ impl Attempt<'_> {
         }
     }
 
-    async fn run(&self) -> Result<(Written, String), Ended> {
+    /// Makes the backup, unless a signal comes. Then, as after any failure, nothing of it stays behind, neither in
+    /// the store nor at the server; a second signal ends at once.
+    async fn run(&self, signals: &mut Signals) -> Result<(Written, String), Ended> {
+        let (mut source, families, description) = tokio::select! {
+            begun = self.begin() => begun?,
+            signal = signals.next() => return Err(interrupted(signal)),
+        };
+        let mut writer = BackupWriter::begin(self.target.clone(), description, self.sealing).await?;
+        let bar = output::progress("backing up", None);
+        let written = tokio::select! {
+            written = self.write(&families, &mut source, &mut writer, &bar) => written,
+            signal = signals.next() => Err(interrupted(signal)),
+        };
+        bar.finish_and_clear();
+        let address = source.address().to_string();
+        let ended = async {
+            let result = match written {
+                Ok(()) => writer.finish().await.map_err(Ended::from),
+                Err(ended) => {
+                    writer.abandon().await;
+                    Err(ended)
+                }
+            };
+            source.release().await;
+            result
+        };
+        tokio::select! {
+            result = ended => Ok((result?, address)),
+            signal = signals.next() => Err(interrupted(signal)),
+        }
+    }
+
+    /// Pins a version, and finds out what there is at that version.
+    async fn begin(&self) -> Result<(Source, Vec<String>, Description), Ended> {
         let status = self.status().await?;
         let users = self.users().await?;
-        let mut source = Source::pin(&self.args.target, &status).await?;
-        let after = self.status().await?;
-        if after.column_families != status.column_families || after.cluster_id != status.cluster_id {
+        let source = Source::pin(&self.args.target, &status).await?;
+        if let Err(ended) = self.check_unchanged(&status, users.as_ref()).await {
             source.release().await;
-            return Err(Ended::Lost("families were created or dropped just now".to_string()));
-        }
-        let users_after = match self.users().await {
-            Ok(users) => users,
-            Err(failure) => {
-                source.release().await;
-                return Err(failure.into());
-            }
-        };
-        // The same before and after the version was chosen: so they are those of that version.
-        if users_after.as_ref().map(|users| users.revision) != users.as_ref().map(|users| users.revision) {
-            source.release().await;
-            return Err(Ended::Lost("users, roles or tokens were changed just now".to_string()));
+            return Err(ended);
         }
         let families = self.families(&status)?;
         let description = Description {
@@ -145,20 +171,19 @@ impl Attempt<'_> {
             end: self.range.as_ref().map(|(_, end)| end.clone()),
             users: users.map(|users| users.encoded),
         };
-        let mut writer = BackupWriter::begin(self.target.clone(), description, self.sealing).await?;
-        let bar = output::progress("backing up", None);
-        let written = self.write(&families, &mut source, &mut writer, &bar).await;
-        bar.finish_and_clear();
-        let address = source.address().to_string();
-        let result = match written {
-            Ok(()) => writer.finish().await.map_err(Ended::from),
-            Err(ended) => {
-                writer.abandon().await;
-                Err(ended)
-            }
-        };
-        source.release().await;
-        Ok((result?, address))
+        Ok((source, families, description))
+    }
+
+    /// Families and users are the same as before the version was chosen: so they are those of that version.
+    async fn check_unchanged(&self, before: &Status, users: Option<&Users>) -> Result<(), Ended> {
+        let after = self.status().await?;
+        if after.column_families != before.column_families || after.cluster_id != before.cluster_id {
+            return Err(Ended::Lost("families were created or dropped just now".to_string()));
+        }
+        if self.users().await?.map(|users| users.revision) != users.map(|users| users.revision) {
+            return Err(Ended::Lost("users, roles or tokens were changed just now".to_string()));
+        }
+        Ok(())
     }
 
     /// The families to back up, in the order in which a restore writes them.

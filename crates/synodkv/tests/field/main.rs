@@ -19,6 +19,8 @@ mod addresses;
 #[cfg(feature = "rocksdb")]
 mod backup;
 #[cfg(feature = "rocksdb")]
+mod backup_kills;
+#[cfg(feature = "rocksdb")]
 mod backup_users;
 mod changes;
 mod configuration;
