@@ -78,7 +78,9 @@ impl Backup {
             before.push((pages, figure(server, PINS).await.expect("it answers")));
         }
         let mut command = Command::new(PROGRAM);
-        command.args(["backup", "create", "--format", "json", "--mb-per-second", "40", "--to"]).arg(place);
+        command
+            .args(["backup", "create", "--format", "json", "--mb-per-second", "40", "--timeout-seconds", "5", "--to"])
+            .arg(place);
         command.env("SYNODKV_ADDR", cluster.thrift()).env("SYNODKV_ADMIN", cluster.admin());
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
         Backup { child, before }
