@@ -19,8 +19,7 @@ use rsml::{CommittedValue, ExecutedBatch, ExecutionError, ExecutionNotifier, Sea
 
 use super::clock::standard_time;
 use super::engine::FlushingEngine;
-use super::feeds::any_retention;
-use super::journal::SimulatedJournal;
+use super::journal::{SimulatedJournal, any_retention};
 use super::oracle::{Moment, Oracle};
 use super::random::Random;
 use super::rows::{BANK, JOURNAL, query};

@@ -4,36 +4,24 @@
 //! before, and whatever happened to it meanwhile.
 
 use kv_api::{ChangeRange, KvError, Version};
-use kv_store::{ChangeFilter, JournalOptions, ReadLimits};
+use kv_store::{ChangeFilter, ReadLimits};
 
-use super::cluster::Cluster;
 use super::database::Database;
-use super::journal::SimulatedJournal;
+use super::journal::{SMALL_BYTES, SimulatedJournal};
 use super::random::Random;
 use super::rows::{BANK, LISTS, REGISTERS, SCRATCH, SCRATCH_KEYS, register};
 
-/// Runs whose journals are removed for their size, and not for their age alone.
-const SMALL_BYTES: u64 = 64 << 10;
-
-struct Consumer {
-    after: u64,
+pub struct Consumer {
+    /// It knows everything up to this version.
+    pub after: u64,
     /// None: every key.
-    ranges: Vec<ChangeRange>,
+    pub ranges: Vec<ChangeRange>,
 }
 
 pub struct Feeds {
     /// Of its own: consumers only read, and change nothing about a run.
-    random: Random,
-    consumers: Vec<Consumer>,
-}
-
-/// The retention of a process that starts.
-pub fn any_retention(random: &mut Random) -> Option<JournalOptions> {
-    if random.one_in(12) {
-        return None;
-    }
-    let retention = std::time::Duration::from_millis(random.pick(&[200, 5_000, 600_000]));
-    Some(JournalOptions { retention, max_bytes: random.pick(&[16 << 10, SMALL_BYTES, 1 << 30, 1 << 30]) })
+    pub random: Random,
+    pub consumers: Vec<Consumer>,
 }
 
 impl Feeds {
@@ -56,7 +44,7 @@ impl Feeds {
     }
 }
 
-fn any_limits(random: &mut Random) -> ReadLimits {
+pub fn any_limits(random: &mut Random) -> ReadLimits {
     ReadLimits {
         max_bytes: random.pick(&[1, 300, 1 << 20]),
         max_versions: random.pick(&[1, 7, usize::MAX]),
@@ -64,68 +52,15 @@ fn any_limits(random: &mut Random) -> ReadLimits {
     }
 }
 
-impl Cluster {
-    /// Some consumers ask this node how it goes on.
-    pub(super) fn poll_feeds(&mut self, node: usize) {
-        let Some(running) = &self.nodes[node].running else { return };
-        if self.nodes[node].paused_until > self.now {
-            return;
-        }
-        let journal = self.nodes[node].files.journal();
-        let Feeds { random, consumers } = &mut self.feeds;
-        for consumer in consumers.iter_mut() {
-            if random.one_in(3) {
-                continue;
-            }
-            let limits = any_limits(random);
-            match running.database.poll(consumer.after, limits, &consumer.ranges, &journal) {
-                Ok(through) => {
-                    let what = if through > consumer.after { "feed read" } else { "feed waits" };
-                    self.figures.count(what);
-                    consumer.after = through;
-                }
-                Err(KvError::TransactionTooOld { oldest, .. }) => {
-                    self.figures.count("feed too old");
-                    // Another replica may still have it; a consumer that gives up begins again here.
-                    if random.one_in(8) {
-                        consumer.after = oldest;
-                    }
-                }
-                Err(_) => self.figures.count("feed without a journal"),
-            }
-        }
-    }
-
-    /// Everything that this node can still tell, and what consumers do not know yet.
-    pub(super) fn end_feeds(&mut self, node: usize) {
-        let Some(running) = &self.nodes[node].running else { return };
-        let (database, journal) = (&running.database, self.nodes[node].files.journal());
-        let Some(oldest) = database.oldest_change() else { return };
-        let mut whole = Consumer { after: oldest, ranges: Vec::new() };
-        for consumer in self.feeds.consumers.iter_mut().chain([&mut whole]) {
-            let mut reads = 0;
-            while consumer.after < database.applied_version() {
-                let limits = any_limits(&mut self.feeds.random);
-                let Ok(through) = database.poll(consumer.after, limits, &consumer.ranges, &journal) else { break };
-                consumer.after = through;
-                reads += 1;
-            }
-            if reads > 0 {
-                self.figures.count("feed read to the end");
-            }
-        }
-    }
-}
-
 impl Database {
     /// Changes after this version can be read.
-    fn oldest_change(&self) -> Option<u64> {
+    pub fn oldest_change(&self) -> Option<u64> {
         self.store().journal_statistics().map(|journal| journal.oldest.expect("memory never fails"))
     }
 
-    /// What a consumer that knows everything up to `after` is told: all of it is what the log says,
-    /// and nothing is missing up to the version that is returned.
-    fn poll(
+    /// Asks on behalf of a consumer that knows everything up to `after`. The reply is what the log says,
+    /// and lacks nothing up to the version that is returned.
+    pub fn poll(
         &self,
         after: u64,
         limits: ReadLimits,

@@ -5,10 +5,23 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use kv_store::{JournalFile, JournalPlace};
+use kv_store::{JournalFile, JournalOptions, JournalPlace};
 
 use super::random::Random;
+
+/// A journal that may have no more bytes loses files for its size, not for their age alone.
+pub const SMALL_BYTES: u64 = 64 << 10;
+
+/// The retention of a process that starts.
+pub fn any_retention(random: &mut Random) -> Option<JournalOptions> {
+    if random.one_in(12) {
+        return None;
+    }
+    let retention = Duration::from_millis(random.pick(&[200, 5_000, 600_000]));
+    Some(JournalOptions { retention, max_bytes: random.pick(&[16 << 10, SMALL_BYTES, 1 << 30, 1 << 30]) })
+}
 
 #[derive(Default)]
 pub struct SimulatedJournal {
@@ -22,7 +35,7 @@ struct Files {
     synced: BTreeMap<u64, Arc<SimulatedFile>>,
     /// Power was lost since the journal was opened last.
     lost_power: bool,
-    /// What was the oldest version to continue from when it was opened last.
+    /// The oldest version to continue from when it was opened last.
     opened_at: u64,
 }
 

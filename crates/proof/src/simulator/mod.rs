@@ -36,6 +36,7 @@ mod node;
 mod operations;
 mod oracle;
 mod phases;
+mod polls;
 mod programs;
 mod random;
 mod records;

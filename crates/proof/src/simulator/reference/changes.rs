@@ -1,4 +1,4 @@
-//! What each version changed: the changes that a feed must tell, and when they were made.
+//! The changes of each version, which a feed must tell, and when they were made.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -43,7 +43,7 @@ impl ChangeLog {
         self.newest().keys.insert((family.into(), key.clone()), value);
     }
 
-    /// What the same version has written there before is not told.
+    /// Writes of the same version there, before this, are not told.
     pub fn clear(&mut self, family: &str, begin: &Bytes, end: Option<&Bytes>, cause: ClearCause) {
         let changed = self.newest();
         let covers = |key: &Bytes| key >= begin && end.is_none_or(|end| key < end);
