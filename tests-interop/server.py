@@ -23,7 +23,7 @@ WITH_TLS = ["encrypted", "guarded"]
 COLUMN_FAMILY = "interop"
 # With authentication, all clients are this user. It has what the steps of the scenario need.
 USER = "client"
-GRANTS = ["read,write *", "admin:status,fault *"]
+GRANTS = ["read,watch,write *", "admin:status,fault *"]
 
 
 def free_ports(count):

@@ -4,7 +4,7 @@ import ast
 import threading
 from pathlib import Path
 
-from checks import commit, get, read_version
+from checks import commit, failed, get, put, read_version, succeeded
 from clients import KINDS, thriftpy_interfaces
 from scenario import STEPS
 
@@ -82,3 +82,51 @@ def test_of_concurrent_increments_none_is_lost(server, key):
     client = KINDS[0].connect(server)
     assert get(client, key) == b"%d" % (workers * increments)
     client.close()
+
+
+def poll(client, after, key, **fields):
+    """One poll of the keys that begin with this one."""
+    types = client.types
+    whole = types.ChangeRange(begin_key=key, end_key=key + b"\xff")
+    return client.pollChanges(types.PollChangesRequest(after_version=after, ranges=[whole], **fields))
+
+
+def follow(client, after, until, key, **fields):
+    """All changes after a version, up to another one; each poll goes to the next server."""
+    changes = []
+    while after < until:
+        reply = succeeded(poll(client, after, key, max_wait_ms=5_000, **fields))
+        assert reply.through_version >= after
+        changes.extend(reply.changes)
+        after = reply.through_version
+    return [change for change in changes if change.version <= until]
+
+
+def test_changes_come_once_each_and_in_order_from_any_server(server, key):
+    for kind in (kind for kind in KINDS if kind.interface == "current"):
+        client = kind.connect(server)
+        begin = read_version(client)
+        put(client, key + b"a", b"1")
+        second = succeeded(commit(client, [("set", key + b"b", b"\x01"), ("add", key + b"b", b"\x02")])).committed_version
+        cleared = ("clear_range", key + b"a", key + b"b")
+        last = succeeded(commit(client, [cleared, ("delete", key + b"c", None)])).committed_version
+        changes = follow(client, begin, last, key)
+        told = [[(each.type, each.key, each.value, each.end_key) for each in change.operations] for change in changes]
+        assert told == [
+            [("set", key + b"a", b"1", None)],
+            [("set", key + b"b", b"\x03", None)],
+            [("clear_range", key + b"a", None, key + b"b"), ("delete", key + b"c", None, None)],
+        ]
+        versions = [change.version for change in changes]
+        assert versions == sorted(set(versions)) and versions[1:] == [second, last]
+        # From the middle on, the rest comes, and nothing else; also in the smallest replies.
+        assert follow(client, second, last, key, max_versions=1) == changes[2:]
+        assert follow(client, begin, last, key, max_versions=1) == changes
+        # Nothing else happens: the wait ends by itself.
+        idle = succeeded(poll(client, last, key, max_wait_ms=100))
+        assert idle.changes == [] and idle.through_version >= last
+        watched = client.types.KeyRef(key=key + b"b")
+        changed = client.watchKeys(client.types.WatchKeysRequest(keys=[watched], at_version=begin, max_wait_ms=5_000))
+        assert [each.key for each in succeeded(changed).changed] == [key + b"b"]
+        failed(poll(client, 0, key), "after_version", "INVALID_OPERATION")
+        client.close()

@@ -43,7 +43,7 @@ pub use check::{Checked, check};
 pub use credentials::Credentials;
 pub use error::BackupError;
 pub use frames::{MAX_FRAME_BYTES, MAX_OBJECT_BYTES};
-pub use manifest::{ChunkInfo, Content, Encryption, FORMAT, FamilyInfo, ObjectInfo, Summary};
+pub use manifest::{ChunkInfo, Content, Encryption, FORMAT, FORMAT_WITH_USERS, FamilyInfo, ObjectInfo, Summary};
 pub use prune::{Kept, PrunePlan, Pruned, plan_prune, prune};
 pub use reader::{Backup, Entry, list, open, open_newest};
 pub use seal::{KeyFile, Keys, Sealing};

@@ -17,6 +17,8 @@ use crate::seal::{DataKey, Keys, MANIFEST_OBJECT, WrappedKey};
 
 /// The number of this format.
 pub const FORMAT: u32 = 1;
+/// That of a backup with users, roles and tokens: programs which do not know them refuse it.
+pub const FORMAT_WITH_USERS: u32 = 2;
 /// The file at the root of a target.
 pub(crate) const ROOT_FILE: &str = "synodkv-backup.json";
 /// The folder of full backups.
@@ -69,8 +71,7 @@ pub struct Summary {
     pub rows: u64,
     /// Bytes of their keys and values.
     pub row_bytes: u64,
-    /// Whether users, roles and tokens are in it. Always false in this format: they are not
-    /// supported yet.
+    /// Whether users, roles and tokens are in it.
     pub has_users: bool,
     /// The key, if it is encrypted.
     pub encryption: Option<Encryption>,
@@ -157,6 +158,9 @@ pub struct Content {
     pub end: Option<Bytes>,
     /// The rows: by family, then by key.
     pub chunks: Vec<ChunkInfo>,
+    /// Users, roles and tokens, encoded as a server gives them; of tokens there are hashes only.
+    #[serde(default, with = "hex_option", skip_serializing_if = "Option::is_none")]
+    pub users: Option<Bytes>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -237,9 +241,9 @@ impl Manifest {
         let summary_text = document.summary.get().to_string();
         let format: Format =
             serde_json::from_str(&summary_text).map_err(|error| damaged(format!("its summary: {error}")))?;
-        if format.format != FORMAT {
+        if !(FORMAT..=FORMAT_WITH_USERS).contains(&format.format) {
             return Err(BackupError::Refused(format!(
-                "{name} has format {}, and this program reads format {FORMAT}: use a newer program",
+                "{name} has format {}, and this program reads formats {FORMAT} to {FORMAT_WITH_USERS}: use a newer program",
                 format.format
             )));
         }
@@ -294,6 +298,9 @@ impl Manifest {
         let known = |chunk: &ChunkInfo| content.families.iter().any(|family| family.name == chunk.family);
         if !content.chunks.iter().all(known) {
             return Err("it has rows of a family that it does not name".to_string());
+        }
+        if content.users.is_some() != self.summary.has_users {
+            return Err("it says that users are in it, and they are not, or the reverse".to_string());
         }
         Ok(())
     }

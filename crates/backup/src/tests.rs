@@ -36,6 +36,7 @@ fn description(version: u64) -> Description {
         is_partial: false,
         begin: None,
         end: None,
+        users: None,
     }
 }
 
@@ -235,6 +236,43 @@ fn frames_and_objects_of_an_encrypted_backup_cannot_change_places() {
     for (object, frame, context) in [(3, 0, &b""[..]), (2, 1, b""), (3, 1, b"x")] {
         assert_eq!(key.unseal(object, frame, context, &piece), None);
     }
+}
+
+#[test]
+fn users_are_in_a_backup_that_says_so_and_are_sealed_with_the_rest() {
+    run(async {
+        let (_folder, path) = key_file();
+        let users = Some(Bytes::from_static(b"hash of a token"));
+        for (sealing, users) in
+            [(Sealing::None, None), (Sealing::None, users.clone()), (Sealing::key_file(&path).unwrap(), users)]
+        {
+            let (store, target) = memory();
+            let description = Description { users: users.clone(), ..description(5) };
+            let mut writer = BackupWriter::begin(target.clone(), description, &sealing).await.unwrap();
+            writer.family("").await.unwrap();
+            writer.rows([row(0, 1)]).await.unwrap();
+            let written = writer.finish().await.unwrap();
+            assert_eq!(written.summary.has_users, users.is_some());
+            // Programs that do not know users must not restore without them.
+            assert_eq!(written.summary.format, if users.is_some() { FORMAT_WITH_USERS } else { FORMAT });
+            let mut backup = open_newest(&target, None).await.unwrap();
+            backup.unlock(&keys(&path)).unwrap();
+            assert_eq!(backup.content().unwrap().users, users);
+            let place = Path::from(format!("{}/manifest.json", written.folder));
+            let stored = store.get(&place).await.unwrap().bytes().await.unwrap();
+            let text = String::from_utf8(stored.to_vec()).unwrap();
+            let shown: String = b"hash of a token".iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(text.contains(&shown), users.is_some() && written.summary.encryption.is_none());
+            // A manifest that lost them is not taken for one of a backup without users.
+            if written.summary.encryption.is_none() && users.is_some() {
+                let lost = text.replace(&format!(",\"users\":\"{shown}\""), "");
+                assert_ne!(lost, text);
+                store.put(&place, lost.into_bytes().into()).await.unwrap();
+                let error = open_newest(&target, None).await.unwrap_err().to_string();
+                assert!(error.contains("it was changed"), "{error}");
+            }
+        }
+    });
 }
 
 #[test]

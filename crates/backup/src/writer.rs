@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::frames::ChunkBuilder;
 use crate::manifest::{
-    self, ChunkInfo, Content, Encryption, FORMAT, FULL, FamilyInfo, MANIFEST, ObjectInfo, ROOT_FILE, RootFile, Summary,
+    self, ChunkInfo, Content, Encryption, FORMAT, FORMAT_WITH_USERS, FULL, FamilyInfo, MANIFEST, ObjectInfo, ROOT_FILE,
+    RootFile, Summary,
 };
 use crate::seal::{DataKey, Sealing, random};
 use crate::{BackupError, Target};
@@ -34,6 +35,8 @@ pub struct Description {
     pub begin: Option<Bytes>,
     /// Where it ends.
     pub end: Option<Bytes>,
+    /// Users, roles and tokens, if they are to be in it; see [`Content::users`].
+    pub users: Option<Bytes>,
 }
 
 /// A backup that was written.
@@ -80,7 +83,12 @@ impl BackupWriter {
             None => (None, None),
         };
         let folder = format!("{FULL}/{:020}-{}", description.version, &backup[..8]);
-        let content = Content { begin: description.begin.clone(), end: description.end.clone(), ..Content::default() };
+        let content = Content {
+            begin: description.begin.clone(),
+            end: description.end.clone(),
+            users: description.users.clone(),
+            ..Content::default()
+        };
         Ok(BackupWriter {
             target,
             folder,
@@ -205,7 +213,7 @@ impl BackupWriter {
         (self.objects, self.content.chunks) = std::mem::take(&mut self.stored).into_iter().unzip();
         let sum = |of: fn(&FamilyInfo) -> u64| self.content.families.iter().map(of).sum();
         let summary = Summary {
-            format: FORMAT,
+            format: if self.content.users.is_some() { FORMAT_WITH_USERS } else { FORMAT },
             backup: self.backup.clone(),
             program: self.description.program.clone(),
             cluster_id: self.description.cluster_id.clone(),
@@ -216,7 +224,7 @@ impl BackupWriter {
             is_partial: self.description.is_partial,
             rows: sum(|family| family.rows),
             row_bytes: sum(|family| family.row_bytes),
-            has_users: false,
+            has_users: self.content.users.is_some(),
             encryption: self.encryption.clone(),
             objects: self.objects.clone(),
         };

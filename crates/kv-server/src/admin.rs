@@ -149,6 +149,7 @@ fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
         Route::ChangeMembers => post(members::change).layer(DefaultBodyLimit::max(members::MAX_BODY_BYTES)),
         Route::ShowAccess => get(users::show),
         Route::CheckAccess => get(users::check),
+        Route::BackUpAccess => get(users::back_up),
         Route::EnableAccess => access_change(route, users::enable),
         Route::DisableAccess => access_change(route, users::disable),
         Route::AddUser => access_change(route, users::add_user),

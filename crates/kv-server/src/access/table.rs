@@ -124,6 +124,7 @@ pub enum Route {
     ChangeMembers,
     ShowAccess,
     CheckAccess,
+    BackUpAccess,
     EnableAccess,
     DisableAccess,
     AddUser,
@@ -164,7 +165,7 @@ impl HttpMethod {
 
 impl Route {
     /// All routes.
-    pub const ALL: [Route; 34] = [
+    pub const ALL: [Route; 35] = [
         Route::Live,
         Route::Ready,
         Route::Status,
@@ -182,6 +183,7 @@ impl Route {
         Route::ChangeMembers,
         Route::ShowAccess,
         Route::CheckAccess,
+        Route::BackUpAccess,
         Route::EnableAccess,
         Route::DisableAccess,
         Route::AddUser,
@@ -221,6 +223,7 @@ impl Route {
             Route::ChangeMembers => (HttpMethod::Post, "/members"),
             Route::ShowAccess => (HttpMethod::Get, "/auth"),
             Route::CheckAccess => (HttpMethod::Get, "/auth/check"),
+            Route::BackUpAccess => (HttpMethod::Get, "/auth/backup"),
             Route::EnableAccess => (HttpMethod::Post, "/auth/enable"),
             Route::DisableAccess => (HttpMethod::Post, "/auth/disable"),
             Route::AddUser => (HttpMethod::Post, "/auth/users/{name}"),
@@ -261,6 +264,7 @@ impl Route {
             Route::ChangeMembers => "POST /members",
             Route::ShowAccess => "GET /auth",
             Route::CheckAccess => "GET /auth/check",
+            Route::BackUpAccess => "GET /auth/backup",
             Route::EnableAccess => "POST /auth/enable",
             Route::DisableAccess => "POST /auth/disable",
             Route::AddUser => "POST /auth/users",
@@ -296,6 +300,8 @@ impl Route {
             Route::ConsoleKeys | Route::ConsoleKey | Route::ConsoleHistory => Rule::Somewhere(Verbs::of(&[Verb::Read])),
             Route::ConsoleEdit => Rule::Somewhere(Verbs::of(&[Verb::Write])),
             Route::Failover | Route::FinalizeUpgrade | Route::ChangeMembers => Rule::Cluster(Verb::AdminMember),
+            // What tokens hash to, for those who keep it.
+            Route::BackUpAccess => Rule::Cluster(Verb::AdminBackup),
             Route::ShowAccess
             | Route::CheckAccess
             | Route::EnableAccess
@@ -330,6 +336,8 @@ impl Route {
             | Route::ShowMembers
             | Route::ShowAccess
             | Route::CheckAccess => Some(Kind::Read),
+            // It takes hashes of tokens out of the cluster: rare, and worth a line.
+            Route::BackUpAccess => Some(Kind::Write),
             Route::Failover | Route::FinalizeUpgrade | Route::ChangeMembers => Some(Kind::Write),
             Route::CreateFamily
             | Route::DropFamily

@@ -3,6 +3,7 @@
 //! | path | parameters |
 //! |---|---|
 //! | GET `/auth` | |
+//! | GET `/auth/backup` | |
 //! | GET `/auth/check` | `user`, `verb`, `family`, `key` (absent: all keys) |
 //! | POST `/auth/enable` | `id` and `sha256` of the first token of `root`, or neither |
 //! | POST `/auth/disable` | |
@@ -125,6 +126,18 @@ fn policy_json(policy: &Policy) -> Value {
         "roles": roles.collect::<Vec<_>>(),
         "tokens": tokens.collect::<Vec<_>>(),
     })
+}
+
+/// Everything, for a backup: encoded as replicas store it, in hexadecimal. Of tokens, it has their SHA-256.
+pub(super) async fn back_up(
+    State(interface): State<Arc<AdminInterface>>,
+    Extension(caller): Extension<Caller>,
+    Query(parameters): Parameters,
+) -> Answer {
+    let [] = take(parameters, [])?;
+    let policy = interface.core.policy(&context(caller)).await?;
+    let hex: String = policy.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Json(json!({ "revision": policy.revision, "policy": hex })))
 }
 
 pub(super) async fn check(

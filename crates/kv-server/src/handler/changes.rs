@@ -178,45 +178,31 @@ fn found_cluster(error: &KvError) -> Option<String> {
     }
 }
 
-impl Response for wire::PollChangesResponse {
-    fn with_status(status: Status) -> Self {
-        wire::PollChangesResponse {
-            success: status.success,
-            error: status.error,
-            changes: Vec::new(),
-            through_version: 0,
-            has_more: false,
-            oldest_version: None,
-            cluster_id: None,
-            error_code: status.error_code,
-            leader_endpoint: status.leader_endpoint,
-        }
-    }
+/// Both replies name where to continue, also where a call failed.
+macro_rules! reply_about_changes {
+    ($reply:ident { $($field:ident: $nothing:expr),+ }) => {
+        impl Response for wire::$reply {
+            fn with_status(status: Status) -> Self {
+                wire::$reply {
+                    success: status.success,
+                    error: status.error,
+                    $($field: $nothing,)+
+                    through_version: 0,
+                    oldest_version: None,
+                    cluster_id: None,
+                    error_code: status.error_code,
+                    leader_endpoint: status.leader_endpoint,
+                }
+            }
 
-    fn failed(error: KvError, code: String) -> Self {
-        let status = Status::of_failure(&error, code);
-        let (oldest_version, cluster_id) = (oldest_of(&error), found_cluster(&error));
-        wire::PollChangesResponse { oldest_version, cluster_id, ..Self::with_status(status) }
-    }
+            fn failed(error: KvError, code: String) -> Self {
+                let status = Status::of_failure(&error, code);
+                let (oldest_version, cluster_id) = (oldest_of(&error), found_cluster(&error));
+                wire::$reply { oldest_version, cluster_id, ..Self::with_status(status) }
+            }
+        }
+    };
 }
 
-impl Response for wire::WatchKeysResponse {
-    fn with_status(status: Status) -> Self {
-        wire::WatchKeysResponse {
-            success: status.success,
-            error: status.error,
-            changed: Vec::new(),
-            through_version: 0,
-            oldest_version: None,
-            cluster_id: None,
-            error_code: status.error_code,
-            leader_endpoint: status.leader_endpoint,
-        }
-    }
-
-    fn failed(error: KvError, code: String) -> Self {
-        let status = Status::of_failure(&error, code);
-        let (oldest_version, cluster_id) = (oldest_of(&error), found_cluster(&error));
-        wire::WatchKeysResponse { oldest_version, cluster_id, ..Self::with_status(status) }
-    }
-}
+reply_about_changes!(PollChangesResponse { changes: Vec::new(), has_more: false });
+reply_about_changes!(WatchKeysResponse { changed: Vec::new() });

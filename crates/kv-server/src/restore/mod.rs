@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kv_api::access::Policy;
 use kv_api::{KvError, Version};
 use kv_store::{
     BulkLoad, Durability, Engine, EngineKind, MemoryEngine, StateBlob, StoreOptions, TransactionalKvDatabase,
@@ -85,6 +86,8 @@ pub struct Origin {
     pub level: u32,
     /// All families besides the default one.
     pub families: Vec<String>,
+    /// Users, roles and tokens; `None`: none of them, and nothing is checked.
+    pub policy: Option<Policy>,
 }
 
 /// Consecutive rows of one family, as the backup describes them.
@@ -155,7 +158,7 @@ pub fn check(config: &Config, origin: &Origin, token: Option<&FoundingToken>) ->
         );
     }
     if let Some(token) = token {
-        token.check().map_err(RestoreError::Refused)?;
+        token.check(origin.policy.as_ref()).map_err(RestoreError::Refused)?;
     }
     refuse_content(&config.storage.data_dir)
 }
@@ -221,7 +224,7 @@ impl Restoration {
         let token = match (config.mode, token) {
             (Mode::Standalone, _) => None,
             (Mode::Replicated, Some(token)) => Some(token),
-            (Mode::Replicated, None) => Some(FoundingToken::new()?),
+            (Mode::Replicated, None) => Some(FoundingToken::new(origin.policy.as_ref())?),
         };
         make_directory(&root.join(RESTORING))?;
         let budget = plan_budget(&mut config)?;
@@ -236,6 +239,9 @@ impl Restoration {
             let mut load = BulkLoad::begin(engine.clone(), origin.version, origin.level)?;
             for family in &origin.families {
                 load.family(family)?;
+            }
+            if let Some(policy) = &origin.policy {
+                load.policy(policy.clone());
             }
             targets.push(Target { replica, engine, load });
         }

@@ -8,7 +8,7 @@ fn config(root: &Path, mode: &str) -> Config {
 }
 
 fn origin() -> Origin {
-    Origin { version: Version(5_000), level: LOWEST_LEVEL, families: vec!["users".to_string()] }
+    Origin { version: Version(5_000), level: LOWEST_LEVEL, families: vec!["users".to_string()], policy: None }
 }
 
 const ROWS: u32 = 3_000;
@@ -60,6 +60,35 @@ fn a_restored_directory_is_that_of_a_server_and_is_not_restored_again() {
         let again = restore(&root, mode).unwrap_err();
         assert!(matches!(&again, RestoreError::Refused(text) if text.contains("holds the data of")), "{again}");
     }
+}
+
+#[test]
+fn users_are_restored_with_the_rows_and_all_replicas_need_the_same() {
+    let mut policy = Policy::default();
+    let token = kv_api::access::TokenRecord { id: 7, sha256: vec![1; 32].into(), ..Default::default() };
+    policy.change(&kv_api::access::AccessCommand::Enable(token).into(), 1).unwrap();
+    let with_users = Origin { level: HIGHEST_LEVEL, policy: Some(policy.clone()), ..origin() };
+    let root = tempfile::tempdir().unwrap();
+    let config = config(&root.path().join("new"), "replicated");
+    let mut restoration = Restoration::begin(config.clone(), &with_users, None).unwrap();
+    fill(&mut restoration);
+    let restored = restoration.finish(&expected()).unwrap();
+    for replica in restored.replicas {
+        let path = config.storage.data_dir.join(format!("replica-{replica}")).join(name_of(0));
+        let budget = plan_budget(&mut config.clone()).unwrap();
+        let resources = shared_resources(&config, &budget).unwrap();
+        let engine = open_engine(EngineKind::RocksDb, &path, Durability::UntilFlush, &resources).unwrap();
+        let database = TransactionalKvDatabase::open(engine, StoreOptions::replicated()).unwrap();
+        assert_eq!(*database.policy(), policy);
+        assert!(database.enabled_revision() > 0);
+    }
+    let other = self::config(&root.path().join("other"), "replicated");
+    for (policy, hint) in [(None, "--auth keep"), (Some(Policy { revision: 99, ..policy }), "--at VERSION")] {
+        let origin = Origin { policy, ..with_users.clone() };
+        let error = check(&other, &origin, restored.token.as_ref()).unwrap_err().to_string();
+        assert!(error.contains(hint), "{error}");
+    }
+    check(&other, &with_users, restored.token.as_ref()).unwrap();
 }
 
 #[test]

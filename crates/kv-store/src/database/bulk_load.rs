@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use kv_api::access::Policy;
 use kv_api::{KvError, Version};
 
 use crate::engine::{Engine, Table, WriteBatch};
@@ -27,6 +28,7 @@ pub struct BulkLoad {
     version: Version,
     level: u32,
     families: Vec<String>,
+    policy: Option<Policy>,
     batch: WriteBatch,
     rows: u64,
     /// The prefix of the last row.
@@ -58,6 +60,7 @@ impl BulkLoad {
             version,
             level,
             families: Vec::new(),
+            policy: None,
             batch: WriteBatch::new(),
             rows: 0,
             last: Vec::new(),
@@ -77,6 +80,11 @@ impl BulkLoad {
         }
         self.families.push(name.to_string());
         Ok(())
+    }
+
+    /// Sets users, roles and tokens; without a call there are none.
+    pub fn policy(&mut self, policy: Policy) {
+        self.policy = Some(policy);
     }
 
     /// Adds a row. Rows come in the order of [`Self::order`] of their families, then of their keys.
@@ -125,6 +133,9 @@ impl BulkLoad {
         }
         for family in &self.families {
             meta::put_family(&mut self.batch, family, FamilyState::Exists);
+        }
+        if let Some(policy) = &self.policy {
+            meta::put_policy(&mut self.batch, policy);
         }
         meta::put_counters(&mut self.batch, Counters { version: self.version.0, rows: self.rows }, &window);
         meta::put_samples(&mut self.batch, &window);

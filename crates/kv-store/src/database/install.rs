@@ -7,18 +7,26 @@ use kv_api::KvError;
 use super::TransactionalKvDatabase;
 use super::options::StoreOptions;
 use crate::engine::EngineInstall;
+use crate::journal::JournalPlace;
 use crate::meta::StateBlob;
 
 /// A database under construction. Dropping it before [`Self::finish`] removes what was written.
 pub struct DatabaseInstall {
     install: Box<dyn EngineInstall>,
     options: StoreOptions,
+    /// `None`: beside the engine.
+    journal: Option<Arc<dyn JournalPlace>>,
 }
 
 impl DatabaseInstall {
     /// `install` builds the engine; see [`crate::engine::begin_install`].
     pub fn new(install: Box<dyn EngineInstall>, options: StoreOptions) -> Self {
-        DatabaseInstall { install, options }
+        DatabaseInstall { install, options, journal: None }
+    }
+
+    /// Puts the files of the journal into this place; see [`TransactionalKvDatabase::open_with_journal`].
+    pub fn with_journal(self, journal: Arc<dyn JournalPlace>) -> Self {
+        DatabaseInstall { journal: Some(journal), ..self }
     }
 
     /// Takes the next bytes of the copy, in pieces of any size. After an error every further call
@@ -38,7 +46,11 @@ impl DatabaseInstall {
     /// fault.
     pub fn finish(self) -> Result<(Arc<TransactionalKvDatabase>, StateBlob), KvError> {
         let engine = self.install.finish()?;
-        let opened = TransactionalKvDatabase::open(engine.clone(), self.options).and_then(|database| {
+        let database = match self.journal {
+            Some(journal) => TransactionalKvDatabase::open_with_journal(engine.clone(), self.options, journal),
+            None => TransactionalKvDatabase::open(engine.clone(), self.options),
+        };
+        let opened = database.and_then(|database| {
             let state = database.state_blob()?;
             let missing = || KvError::Corruption("the copy of a database: it has no state blob".into());
             let (sequence, blob) = state.ok_or_else(missing)?;

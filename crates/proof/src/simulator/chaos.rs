@@ -56,6 +56,7 @@ impl Cluster {
             self.flush(node);
         }
         self.disturb_versions(node);
+        self.poll_feeds(node);
     }
 
     /// Actions of operators.

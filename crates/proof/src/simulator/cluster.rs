@@ -14,6 +14,7 @@ use super::clock::{Clock, set_standard_time};
 use super::counters::Counters;
 use super::events::{Event, Process, Queue};
 use super::faults::Faults;
+use super::feeds::Feeds;
 use super::node::{ApplyWork, Node, Running, SnapshotWork};
 use super::oracle::Oracle;
 use super::programs::{Upgrades, any_program};
@@ -39,6 +40,7 @@ pub struct Cluster {
     pub(super) clients_active: bool,
     pub(super) records: Records,
     pub(super) watch: Watch,
+    pub(super) feeds: Feeds,
     pub(super) figures: Counters,
     pub(super) faults_ended: bool,
     /// The one that executed otherwise than the log says.
@@ -105,6 +107,7 @@ impl Cluster {
             clients_active: true,
             records,
             watch: Watch::default(),
+            feeds: Feeds::new(seed),
             figures: Counters { seeds: 1, ..Counters::default() },
             faults_ended: false,
             corrupted: None,
@@ -230,6 +233,7 @@ impl Cluster {
         let is_tainted = digest.is_some_and(|digest| self.watch.is_tainted(applied, digest));
         self.nodes[node].running.as_mut().expect("it was started").is_tainted = is_tainted;
         let process = self.nodes[node].process();
+        self.poll_feeds(node);
         self.schedule(0, Event::Tick(process));
         self.settle(node);
     }

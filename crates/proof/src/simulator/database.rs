@@ -12,12 +12,14 @@ use kv_server::replication::{DatabasePlace, KvStoreExecutor};
 use kv_server::router::{LocalReader, ReadSlots};
 use kv_store::engine::EngineInstall;
 use kv_store::{
-    Clock, DatabaseInstall, Durability, Engine, MemoryEngine, MemoryInstall, StoreOptions, TransactionalKvDatabase,
+    Clock, DatabaseInstall, Durability, Engine, JournalOptions, JournalPlace, MemoryEngine, MemoryInstall,
+    StoreOptions, TransactionalKvDatabase,
 };
 use rsml::{CommittedValue, ExecutedBatch, ExecutionError, ExecutionNotifier, SealedState, Sequence, Snapshots};
 
 use super::clock::standard_time;
 use super::engine::FlushingEngine;
+use super::journal::{SimulatedJournal, any_retention};
 use super::oracle::{Moment, Oracle};
 use super::random::Random;
 use super::rows::{BANK, JOURNAL, query};
@@ -29,6 +31,9 @@ const PIN_LIFETIMES_MS: [u64; 6] = [10, 200, 1_000, 5_000, 1_000_000_000, 1_000_
 /// The state that outlives the process: an engine for each generation.
 pub struct DatabaseFiles {
     engines: Mutex<BTreeMap<u64, Arc<FlushingEngine>>>,
+    journals: Mutex<BTreeMap<u64, Arc<SimulatedJournal>>>,
+    /// The one that was opened last.
+    journal: Mutex<Arc<SimulatedJournal>>,
     options: Mutex<StoreOptions>,
     /// Engines flush by themselves once in this many writes; and a seed.
     flushing: Mutex<(u64, u64)>,
@@ -43,6 +48,8 @@ pub struct Database {
     pins: Arc<Pins>,
     /// The longest that this process pins anything.
     longest_pin: Duration,
+    /// Of its journal; `None`: there is none.
+    retention: Option<JournalOptions>,
 }
 
 /// When each pin of each version of the live database ends.
@@ -65,7 +72,15 @@ impl DatabaseFiles {
     /// Those of a witness hold no rows.
     pub fn new(oracle: Oracle, is_witness: bool) -> Arc<DatabaseFiles> {
         let options = Mutex::new(StoreOptions::replicated());
-        Arc::new(DatabaseFiles { engines: Mutex::default(), options, flushing: Mutex::default(), oracle, is_witness })
+        Arc::new(DatabaseFiles {
+            engines: Mutex::default(),
+            journals: Mutex::default(),
+            journal: Mutex::default(),
+            options,
+            flushing: Mutex::default(),
+            oracle,
+            is_witness,
+        })
     }
 
     /// Those of an empty disk.
@@ -81,20 +96,47 @@ impl DatabaseFiles {
         *self.options.lock().expect("one thread runs a simulation")
     }
 
+    fn journals(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<SimulatedJournal>>> {
+        self.journals.lock().expect("one thread runs a simulation")
+    }
+
+    /// Of the live database.
+    pub fn journal(&self) -> Arc<SimulatedJournal> {
+        self.journal.lock().expect("one thread runs a simulation").clone()
+    }
+
+    /// `database` is the live one from now on. `names`: of the files of its journal that it found.
+    fn note_journal(&self, journal: Arc<SimulatedJournal>, names: &[u64], database: &TransactionalKvDatabase) {
+        if let Some(statistics) = database.journal_statistics() {
+            let oldest = statistics.oldest.expect("memory never fails");
+            journal.opened(names, database.applied_version().0, oldest);
+        }
+        *self.journal.lock().expect("one thread runs a simulation") = journal;
+    }
+
+    fn flushing(&self) -> (u64, u64) {
+        *self.flushing.lock().expect("one thread runs a simulation")
+    }
+
     /// To be called when the process is dead.
-    pub fn crash(&self) {
+    pub fn crash(&self, power_loss: bool) {
         self.engines().values().for_each(|engine| engine.crash());
+        if power_loss {
+            let mut random = Random::new(!self.flushing().1);
+            self.journals().values().for_each(|journal| journal.lose_power(&mut random));
+        }
     }
 
     /// All databases are gone.
     pub fn wipe(&self) {
         self.engines().clear();
+        self.journals().clear();
     }
 
     /// `highest_level`: the highest feature level that the program executes.
     pub fn open(self: &Arc<Self>, generation: u64, highest_level: u32, random: &mut Random) -> (Database, Executor) {
         // Small caches, so that verdicts come from the table as well as from memory.
-        *self.options.lock().expect("one thread runs a simulation") = StoreOptions {
+        let options = StoreOptions {
             conflict_index_entries: random.pick(&[0, 3, 50, 1_000]),
             known_keys: random.pick(&[1, 16, 1_000]),
             row_cache_bytes: random.pick(&[0, 1_000, 100_000]),
@@ -106,12 +148,14 @@ impl DatabaseFiles {
         };
         let flushing = (random.pick(&[0, 2, 30]), random.draw());
         *self.flushing.lock().expect("one thread runs a simulation") = flushing;
+        let journal = any_retention(&mut Random::new(flushing.1.rotate_left(32))).filter(|_| !self.is_witness);
+        *self.options.lock().expect("one thread runs a simulation") = StoreOptions { journal, ..options };
         let executor =
             KvStoreExecutor::open(self.clone(), ReadSlots::new(1), generation).expect("the database is sound");
         let (oracle, pins) = (self.oracle.clone(), Arc::<Pins>::default());
         let longest_pin = Duration::from_millis(random.pick(&PIN_LIFETIMES_MS));
         let reader = executor.reader().clone();
-        let database = Database { reader, oracle: oracle.clone(), pins: pins.clone(), longest_pin };
+        let database = Database { reader, oracle: oracle.clone(), pins: pins.clone(), longest_pin, retention: journal };
         let oracle = (!self.is_witness).then_some(oracle);
         (database, Executor { inner: executor, oracle, pins, slips: false, slipped: false })
     }
@@ -124,9 +168,19 @@ impl DatabasePlace for DatabaseFiles {
         let engine = engines
             .entry(generation)
             .or_insert_with(|| Arc::new(FlushingEngine::new(MemoryEngine::new(Durability::UntilFlush))));
-        let (writes, seed) = *self.flushing.lock().expect("one thread runs a simulation");
+        let (writes, seed) = self.flushing();
         engine.flush_once_in(writes, Random::new(seed ^ generation));
-        TransactionalKvDatabase::open(engine.clone(), self.options())
+        let mut journals = self.journals();
+        journals.retain(|other, _| *other == generation);
+        let journal = journals.entry(generation).or_default();
+        let options = self.options();
+        if options.journal.is_none() {
+            journal.remove_all();
+        }
+        let names = journal.list().expect("memory never fails");
+        let database = TransactionalKvDatabase::open_with_journal(engine.clone(), options, journal.clone())?;
+        self.note_journal(journal.clone(), &names, &database);
+        Ok(database)
     }
 
     fn is_witness(&self) -> bool {
@@ -141,14 +195,20 @@ impl DatabasePlace for DatabaseFiles {
 
     fn begin_install(self: Arc<Self>, generation: u64) -> Result<DatabaseInstall, KvError> {
         self.engines().remove(&generation);
+        let journal = Arc::<SimulatedJournal>::default();
+        self.journals().insert(generation, journal.clone());
         let options = self.options();
         let install = Install { inner: MemoryInstall::new(Durability::UntilFlush), place: self, generation };
-        Ok(DatabaseInstall::new(Box::new(install), options))
+        Ok(DatabaseInstall::new(Box::new(install), options).with_journal(journal))
     }
 
     /// The former database is gone at once; running readers keep theirs.
-    fn watch(self: Arc<Self>, generation: u64, _database: &TransactionalKvDatabase) {
+    fn watch(self: Arc<Self>, generation: u64, database: &TransactionalKvDatabase) {
         self.engines().retain(|other, _| *other >= generation);
+        self.journals().retain(|other, _| *other >= generation);
+        let journal = self.journals()[&generation].clone();
+        // It begins with the copy.
+        self.note_journal(journal, &[], database);
     }
 
     fn survive_exit(&self) -> bool {
@@ -184,6 +244,18 @@ impl EngineInstall for Install {
 impl Database {
     pub fn applied_version(&self) -> u64 {
         self.reader.database().applied_version().0
+    }
+
+    pub fn store(&self) -> Arc<TransactionalKvDatabase> {
+        self.reader.database()
+    }
+
+    pub fn oracle(&self) -> &Oracle {
+        &self.oracle
+    }
+
+    pub fn retention(&self) -> Option<JournalOptions> {
+        self.retention
     }
 
     pub fn flush(&self) {

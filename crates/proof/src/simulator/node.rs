@@ -215,7 +215,7 @@ impl Node {
         self.has_losses = !self.is_sound();
         let running = self.running.take()?;
         self.log.crash(random, power_loss);
-        self.files.crash();
+        self.files.crash(power_loss);
         Some(running)
     }
 

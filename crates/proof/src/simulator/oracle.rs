@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use kv_api::access::Policy;
-use kv_api::{KeyRef, KvError, LoggedWrite, RangeQuery, Rows, decode_verdict, encode_verdict};
+use kv_api::{Change, ChangeRange, KeyRef, KvError, LoggedWrite, RangeQuery, Rows, decode_verdict, encode_verdict};
 use rsml::{CommittedValue, Sequence};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -83,6 +83,16 @@ impl Oracle {
 
     pub fn range(&self, query: &RangeQuery, version: u64) -> Result<Rows, KvError> {
         self.state().reference.history.range(query, version)
+    }
+
+    /// What a feed must tell: see [`super::reference`].
+    pub fn changes(&self, after: u64, through: u64, ranges: &[ChangeRange], with_values: bool) -> Vec<Change> {
+        self.state().reference.changes.between(after, through, ranges, with_values)
+    }
+
+    /// When a version was made.
+    pub fn time_us(&self, version: u64) -> u64 {
+        self.state().reference.changes.time_us(version)
     }
 
     /// Every family that there ever was.

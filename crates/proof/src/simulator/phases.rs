@@ -234,6 +234,7 @@ impl Cluster {
     fn check_end(&mut self) {
         for node in 0..self.nodes.len() {
             self.compare_versions(node);
+            self.end_feeds(node);
         }
         let members = self.member_nodes();
         let full = members.iter().filter(|place| !self.nodes[**place].is_witness);

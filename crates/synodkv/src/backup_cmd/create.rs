@@ -11,10 +11,12 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::source::{ReadError, Source};
+use super::users::{self, Auth, Users};
 use super::{CreateArgs, failure, shown_family};
 use crate::admin::{AdminClient, Status};
 use crate::failure::Failure;
 use crate::output;
+use crate::signals::Signals;
 use crate::text::Notation;
 
 /// Rows and bytes per page, so that the server never has to build a huge reply.
@@ -60,10 +62,11 @@ pub async fn run(args: CreateArgs) -> Result<ExitCode, Failure> {
     let range = range(&args)?;
     let target = args.store.open(&args.to, true)?;
     let admin = AdminClient::new()?;
+    let mut signals = Signals::listen()?;
     let began = Instant::now();
     for attempt in 1.. {
         let made = Attempt { args: &args, admin: &admin, target: &target, sealing: &sealing, range: &range };
-        match made.run().await {
+        match made.run(&mut signals).await {
             Ok((written, address)) => return report(&args, &target, &written, &address, began.elapsed()),
             Err(Ended::Failed(failure)) => {
                 return Err(failure.with_text(|text| format!("{text}; there is no new backup")));
@@ -77,6 +80,10 @@ pub async fn run(args: CreateArgs) -> Result<ExitCode, Failure> {
         }
     }
     unreachable!("the last attempt returns")
+}
+
+fn interrupted(signal: &str) -> Ended {
+    Ended::Failed(Failure::Failed(signal.to_string()))
 }
 
 /// The ends of the keys, if not all of them are wanted.
@@ -104,13 +111,54 @@ impl Attempt<'_> {
         Ok(status)
     }
 
-    async fn run(&self) -> Result<(Written, String), Ended> {
-        let status = self.status().await?;
-        let mut source = Source::pin(&self.args.target, &status).await?;
-        let after = self.status().await?;
-        if after.column_families != status.column_families || after.cluster_id != status.cluster_id {
+    /// Users, roles and tokens, if they are wanted.
+    async fn users(&self) -> Result<Option<Users>, Failure> {
+        match self.args.auth {
+            Auth::Keep => users::ask(self.admin, &self.args.admin).await.map(Some),
+            Auth::Drop => Ok(None),
+        }
+    }
+
+    /// Makes the backup, unless a signal comes. Then, as after any failure, nothing of it stays behind, neither in
+    /// the store nor at the server; a second signal ends at once.
+    async fn run(&self, signals: &mut Signals) -> Result<(Written, String), Ended> {
+        let (mut source, families, description) = tokio::select! {
+            begun = self.begin() => begun?,
+            signal = signals.next() => return Err(interrupted(signal)),
+        };
+        let mut writer = BackupWriter::begin(self.target.clone(), description, self.sealing).await?;
+        let bar = output::progress("backing up", None);
+        let written = tokio::select! {
+            written = self.write(&families, &mut source, &mut writer, &bar) => written,
+            signal = signals.next() => Err(interrupted(signal)),
+        };
+        bar.finish_and_clear();
+        let address = source.address().to_string();
+        let ended = async {
+            let result = match written {
+                Ok(()) => writer.finish().await.map_err(Ended::from),
+                Err(ended) => {
+                    writer.abandon().await;
+                    Err(ended)
+                }
+            };
             source.release().await;
-            return Err(Ended::Lost("families were created or dropped just now".to_string()));
+            result
+        };
+        tokio::select! {
+            result = ended => Ok((result?, address)),
+            signal = signals.next() => Err(interrupted(signal)),
+        }
+    }
+
+    /// Pins a version, and finds out what there is at that version.
+    async fn begin(&self) -> Result<(Source, Vec<String>, Description), Ended> {
+        let status = self.status().await?;
+        let users = self.users().await?;
+        let source = Source::pin(&self.args.target, &status).await?;
+        if let Err(ended) = self.check_unchanged(&status, users.as_ref()).await {
+            source.release().await;
+            return Err(ended);
         }
         let families = self.families(&status)?;
         let description = Description {
@@ -121,21 +169,21 @@ impl Attempt<'_> {
             is_partial: !self.args.family.is_empty() || self.range.is_some(),
             begin: self.range.as_ref().map(|(begin, _)| begin.clone()),
             end: self.range.as_ref().map(|(_, end)| end.clone()),
+            users: users.map(|users| users.encoded),
         };
-        let mut writer = BackupWriter::begin(self.target.clone(), description, self.sealing).await?;
-        let bar = output::progress("backing up", None);
-        let written = self.write(&families, &mut source, &mut writer, &bar).await;
-        bar.finish_and_clear();
-        let address = source.address().to_string();
-        let result = match written {
-            Ok(()) => writer.finish().await.map_err(Ended::from),
-            Err(ended) => {
-                writer.abandon().await;
-                Err(ended)
-            }
-        };
-        source.release().await;
-        Ok((result?, address))
+        Ok((source, families, description))
+    }
+
+    /// Families and users are the same as before the version was chosen: so they are those of that version.
+    async fn check_unchanged(&self, before: &Status, users: Option<&Users>) -> Result<(), Ended> {
+        let after = self.status().await?;
+        if after.column_families != before.column_families || after.cluster_id != before.cluster_id {
+            return Err(Ended::Lost("families were created or dropped just now".to_string()));
+        }
+        if self.users().await?.map(|users| users.revision) != users.map(|users| users.revision) {
+            return Err(Ended::Lost("users, roles or tokens were changed just now".to_string()));
+        }
+        Ok(())
     }
 
     /// The families to back up, in the order in which a restore writes them.
@@ -232,7 +280,7 @@ fn report(
     let seconds = took.as_secs_f64().max(1e-3);
     let text = format!(
         "version {} is backed up in {target}/{folder}: {} rows, {} of keys and values, {} stored, {:.1} s ({:.0} MB/s), read from \
-         {address}{}\nusers, roles and tokens are not in it (not supported yet)",
+         {address}{}\n{}",
         summary.version,
         summary.rows,
         shown_bytes(summary.row_bytes),
@@ -240,6 +288,10 @@ fn report(
         seconds,
         summary.row_bytes as f64 / 1e6 / seconds,
         summary.encryption.as_ref().map(|how| format!(", encrypted {}", how.describe())).unwrap_or_default(),
+        match summary.has_users {
+            true => "users, roles and the hashes of tokens are in it: a restore asks for --auth",
+            false => "users, roles and tokens are not in it (--auth keep)",
+        },
     );
     let document = json!({
         "backup": summary.backup,

@@ -4,6 +4,7 @@ mod create;
 mod show;
 mod source;
 mod upkeep;
+pub mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -90,12 +91,14 @@ impl KeyFileArgs {
 /// It reads from one server, from a secondary where there is one, and pins its version there, so that
 /// it stays readable however long this takes; nothing waits for it. If that server is lost, another
 /// one is read at the same version; if no server has that version any more, the backup begins again,
-/// at most three times. Users, roles and tokens are not in it: not supported yet.
+/// at most three times. `--auth keep` also backs up users, roles and the hashes of tokens; that needs
+/// `admin:backup`.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv backup create --to /backups/a\n  \
     synodkv backup create --to s3://bucket/a --credentials /etc/synodkv/s3.env --mb-per-second 50\n  \
     synodkv backup create --to s3://bucket/a --encrypt-to age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\n  \
+    synodkv backup create --to /backups/a --auth keep\n  \
     synodkv backup create --to /backups/users --family users",
     "the store or the cluster refused"))]
 pub struct CreateArgs {
@@ -119,6 +122,9 @@ pub struct CreateArgs {
     /// Encrypt with a key file that `synodkv backup key` has made.
     #[arg(long, value_name = "FILE")]
     encrypt_with: Option<PathBuf>,
+    /// Users, roles and tokens: `keep` puts them into the backup, tokens as hashes; `drop` does not.
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = users::Auth::Drop)]
+    auth: users::Auth,
     /// Read at most this many megabytes of rows per second. [default: as fast as possible]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     mb_per_second: Option<u64>,

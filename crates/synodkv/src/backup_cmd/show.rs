@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use backup::{Backup, Entry, Summary, open_newest, shown_bytes};
 use serde_json::{Value, json};
 
-use super::{DescribeArgs, ListArgs, failure, shown_family};
+use super::{DescribeArgs, ListArgs, failure, shown_family, users};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::text::Notation;
@@ -133,7 +133,12 @@ fn text(backup: &Backup) -> String {
             Some(how) => format!("encryption  AES-256-GCM, {}", how.describe()),
             None => "encryption  none".to_string(),
         },
-        "users       not in it: not supported yet".to_string(),
+        match (backup.content().and_then(|content| content.users.clone()).map(users::read), summary.has_users) {
+            (Some(Ok(policy)), _) => format!("users       {}", users::shown(&policy)),
+            (Some(Err(reason)), _) => format!("users       DAMAGED: {reason}"),
+            (None, true) => "users       encrypted: give --key-file".to_string(),
+            (None, false) => "users       not in it".to_string(),
+        },
     ];
     match backup.content() {
         Some(content) => {

@@ -8,7 +8,7 @@ use backup::{
 };
 use serde_json::json;
 
-use super::{CheckArgs, KeyArgs, PruneArgs, VerifyArgs, failure};
+use super::{CheckArgs, KeyArgs, PruneArgs, VerifyArgs, failure, users};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -74,6 +74,11 @@ async fn verify_one(args: &VerifyArgs, mut backup: Backup, keys: &Keys) -> Resul
                 return Ok((Verified { findings, ..Verified::default() }, false));
             }
             unlocked => unlocked.map_err(failure)?,
+        }
+        let kept = backup.content().and_then(|content| content.users.clone());
+        if let Some(Err(reason)) = kept.map(users::read) {
+            let findings = vec![backup::Finding { object: format!("{}/manifest.json", backup.folder()), reason }];
+            return Ok((Verified { findings, ..Verified::default() }, false));
         }
     }
     let depth = if args.quick { Depth::Quick } else { Depth::Full };

@@ -4,7 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use backup::{Backup, BackupError, ChunkInfo, shown_bytes};
+use bytes::Bytes;
 use indicatif::ProgressBar;
+use kv_api::ACCESS_LEVEL;
+use kv_api::access::Policy;
 use kv_client::Version;
 use kv_server::restore::{ExpectedRows, Origin as RestoreOrigin, Restoration, RestoreError, Restored, check};
 use kv_server::{Config, Mode, Overrides};
@@ -12,6 +15,7 @@ use serde_json::json;
 
 use super::{RestoreArgs, check_objects};
 use crate::backup_cmd::failure;
+use crate::backup_cmd::users::{self, Auth};
 use crate::failure::Failure;
 use crate::output;
 use crate::reload::Origin;
@@ -27,11 +31,14 @@ pub async fn run(args: RestoreArgs, backup: Backup) -> Result<ExitCode, Failure>
             1_u64 << 62
         )));
     };
+    let policy = policy(&args, content.users.clone())?;
     let families = content.families.iter().map(|family| family.name.clone());
     let origin = RestoreOrigin {
         version: Version(version),
-        level: summary.feature_level,
+        // A standalone server has users at any level.
+        level: summary.feature_level.max(policy.as_ref().map_or(0, |_| ACCESS_LEVEL)),
         families: families.filter(|name| !name.is_empty()).collect(),
+        policy,
     };
     check(&config, &origin, args.founding.as_ref()).map_err(explain)?;
     check_objects(&backup).await?;
@@ -54,6 +61,31 @@ pub async fn run(args: RestoreArgs, backup: Backup) -> Result<ExitCode, Failure>
     check_bar.finish_and_clear();
     let restored = joined(finished)?.map_err(explain)?;
     report(&args, &backup, &restored, version, began.elapsed())
+}
+
+/// The users, roles and tokens to restore.
+fn policy(args: &RestoreArgs, kept: Option<Bytes>) -> Result<Option<Policy>, Failure> {
+    match (kept, args.auth) {
+        (Some(_), None) => Err(Failure::Usage(
+            "the backup holds users, roles and tokens: give --auth keep (who could log in can do so again, and nobody else), \
+             or --auth drop (the new cluster is open to everybody until `synodkv auth enable`)"
+                .to_string(),
+        )),
+        (None, Some(Auth::Keep)) => Err(Failure::Usage(
+            "--auth keep: there are no users, roles and tokens in the backup; it was made without --auth keep".to_string(),
+        )),
+        (Some(encoded), Some(Auth::Keep)) => users::read(encoded).map(Some).map_err(Failure::Failed),
+        (_, Some(Auth::Drop)) | (None, None) => Ok(None),
+    }
+}
+
+/// Whether users, roles and tokens are restored, in words.
+fn fate_of_users(args: &RestoreArgs, backup: &Backup) -> &'static str {
+    match (backup.summary().has_users, args.auth) {
+        (false, _) => "users, roles and tokens are not in the backup",
+        (true, Some(Auth::Keep)) => "users, roles and tokens are those of the backup",
+        (true, _) => "users, roles and tokens are left out (--auth drop)",
+    }
 }
 
 fn load(args: &RestoreArgs) -> Result<Config, Failure> {
@@ -163,12 +195,13 @@ fn show_plan(args: &RestoreArgs, config: &Config, backup: &Backup, version: u64)
         _ => format!("replicas {replicas:?} of {} in a new cluster", config.replication.replicas.len()),
     };
     let text = format!(
-        "would restore {} rows, {}, of version {} into {} for {whose}; versions begin at {version}\nusers, roles and tokens are \
-         not in the backup (not supported yet)\nnothing was written (--dry-run)",
+        "would restore {} rows, {}, of version {} into {} for {whose}; versions begin at \
+         {version}\n{}\nnothing was written (--dry-run)",
         summary.rows,
         shown_bytes(summary.row_bytes),
         summary.version,
         config.storage.data_dir.display(),
+        fate_of_users(args, backup),
     );
     let document = json!({
         "dry_run": true,
@@ -210,12 +243,13 @@ fn report(
             let ids: Vec<String> = missing.iter().map(u32::to_string).collect();
             lines.push(format!(
                 "restore replicas {} of the same cluster, each into a directory of its own, before any of them is started, \
-                 with: --node-id N --founding {token}",
-                ids.join(", ")
+                 with: --node-id N --founding {token}{}",
+                ids.join(", "),
+                if matches!(args.auth, Some(Auth::Keep)) { " --auth keep" } else { "" }
             ));
         }
     }
-    lines.push("users, roles and tokens are not in the backup (not supported yet)".to_string());
+    lines.push(fate_of_users(args, backup).to_string());
     lines.push(format!("start it with: synodkv serve{mode}{config}{node}{data_dir}"));
     let document = json!({
         "backup": summary.backup,
@@ -226,6 +260,7 @@ fn report(
         "replicas": restored.replicas,
         "voters": restored.voters,
         "founding": restored.token.map(|token| token.to_string()),
+        "has_users": summary.has_users && args.auth == Some(Auth::Keep),
         "seconds": seconds,
     });
     output::done(args.format, &document, &lines.join("\n"))

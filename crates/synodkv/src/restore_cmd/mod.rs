@@ -11,6 +11,7 @@ use backup::{Backup, open_newest};
 use clap::Args;
 use kv_server::restore::FoundingToken;
 
+use crate::backup_cmd::users::Auth;
 use crate::backup_cmd::{KeyFileArgs, StoreArgs, failure};
 use crate::failure::Failure;
 use crate::output::Format;
@@ -36,8 +37,9 @@ use crate::usage::{epilogue, whole_number};
     synodkv restore --from /backups/a --into 10.0.0.1:9090 --range user/ user0 --overwrite\n  \
     synodkv restore --from /backups/a --into 10.0.0.1:9090 --range user/ user0 --if-empty \\\n    \
         --remove-prefix user/ --add-prefix old-user/\n\n\
-    Users, roles and tokens are not in backups (not supported yet): a new cluster is open to everybody until\n\
-    `synodkv auth enable`. docs/BACKUP.md is the whole story.",
+    A backup with users, roles and tokens needs --auth: with `keep`, the tokens of the old cluster open the new one;\n\
+    with `drop`, and after backups without them, a new cluster is open to everybody until `synodkv auth enable`.\n\
+    docs/BACKUP.md is the whole story.",
     "refused: the directory or the range is not empty, the backup is damaged, …; the text says whether something was written"))]
 pub struct RestoreArgs {
     /// The place of the backups: a directory, or s3://BUCKET/PREFIX.
@@ -70,6 +72,9 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 1 << 32,
         value_parser = clap::value_parser!(u64).range(1..=1 << 60), conflicts_with = "into")]
     version_gap: u64,
+    /// Users, roles and tokens of the backup: `keep` or `drop` them. Must be given if it has some.
+    #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "into")]
+    auth: Option<Auth>,
     #[command(flatten)]
     live: LiveArgs,
     /// Check everything that can be checked, and write nothing.

@@ -18,8 +18,13 @@ mod access;
 mod addresses;
 #[cfg(feature = "rocksdb")]
 mod backup;
+#[cfg(feature = "rocksdb")]
+mod backup_kills;
+#[cfg(feature = "rocksdb")]
+mod backup_users;
 mod changes;
 mod configuration;
+mod consumers;
 #[cfg(feature = "rocksdb")]
 mod convert;
 mod data;

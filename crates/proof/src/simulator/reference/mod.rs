@@ -6,6 +6,7 @@
 //! Written from the description of the interface, not from the store's code: of that it shares
 //! nothing but the vocabulary.
 
+mod changes;
 mod history;
 #[cfg(test)]
 mod tests;
@@ -17,10 +18,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kv_api::access::{AccessChange, Policy};
 use kv_api::{
-    AtomicCommit, CommitResult, CommitVerdict, FamilyChange, IDEMPOTENCY_SECONDS, KeyRef, KvError, LoggedWrite,
-    Mutation, MutationKind,
+    AtomicCommit, ClearCause, CommitResult, CommitVerdict, FamilyChange, IDEMPOTENCY_SECONDS, KeyRef, KvError,
+    LoggedWrite, Mutation, MutationKind,
 };
 
+use changes::ChangeLog;
 pub use history::History;
 
 /// Maximum number of keys that a conflict names.
@@ -30,6 +32,7 @@ const WINDOW_PARTS: u64 = 64;
 
 pub struct Reference {
     pub history: History,
+    pub changes: ChangeLog,
     pub version: u64,
     /// The oldest version that can be read.
     pub oldest_readable: u64,
@@ -55,6 +58,7 @@ impl Default for Reference {
     fn default() -> Self {
         Reference {
             history: History::default(),
+            changes: ChangeLog::default(),
             version: 1,
             oldest_readable: 0,
             families: Arc::default(),
@@ -177,15 +181,31 @@ impl Reference {
     }
 
     fn commit(&mut self, commit: &AtomicCommit) -> CommitResult {
-        self.version += 1;
+        self.next_version();
         let mut result = CommitResult { version: self.version, ..CommitResult::default() };
         commit.mutations.iter().for_each(|mutation| self.execute(mutation, &mut result));
         self.history.join_clears(self.version);
+        self.changes.end();
         result
     }
 
+    fn next_version(&mut self) {
+        self.version += 1;
+        self.changes.begin(self.version, self.time_us);
+    }
+
+    fn write(&mut self, family: &str, key: &Bytes, value: Option<Bytes>) {
+        self.history.write(self.version, family, key, value.clone());
+        self.changes.write(family, key, value);
+    }
+
+    fn clear(&mut self, family: &str, begin: &Bytes, end: Option<&Bytes>, cause: ClearCause) {
+        self.history.clear(self.version, family, begin, end);
+        self.changes.clear(family, begin, end, cause);
+    }
+
     fn execute(&mut self, mutation: &Mutation, result: &mut CommitResult) {
-        let (version, history) = (self.version, &mut self.history);
+        let version = self.version;
         let (family, key, value) = (mutation.column_family.as_str(), &mutation.key, &mutation.value);
         let number = result.generated_keys.len() + result.generated_values.len();
         let stamped = |buffer: &Bytes| {
@@ -194,23 +214,23 @@ impl Reference {
             Bytes::from([&buffer[..at], &stamp, &buffer[at + 10..]].concat())
         };
         match mutation.kind() {
-            MutationKind::Set => history.write(version, family, key, Some(value.clone())),
-            MutationKind::Delete => history.write(version, family, key, None),
+            MutationKind::Set => self.write(family, key, Some(value.clone())),
+            MutationKind::Delete => self.write(family, key, None),
             MutationKind::SetVersionstampedKey => {
                 let key = stamped(key);
-                history.write(version, family, &key, Some(value.clone()));
+                self.write(family, &key, Some(value.clone()));
                 result.generated_keys.push(key);
             }
             MutationKind::SetVersionstampedValue => {
                 let value = stamped(value);
-                history.write(version, family, key, Some(value.clone()));
+                self.write(family, key, Some(value.clone()));
                 result.generated_values.push(value);
             }
-            MutationKind::ClearRange if key < value => history.clear(version, family, key, Some(value)),
+            MutationKind::ClearRange if key < value => self.clear(family, key, Some(value), ClearCause::Transaction),
             MutationKind::ClearRange => {}
             kind => {
-                if let Some(after) = values::after(kind, history.get(family, key, version), value) {
-                    history.write(version, family, key, after);
+                if let Some(after) = values::after(kind, self.history.get(family, key, version), value) {
+                    self.write(family, key, after);
                 }
             }
         }
@@ -229,7 +249,7 @@ impl Reference {
         let mut policy = Policy::clone(&self.policy);
         policy.change(change, wall_us)?;
         self.policy = Arc::new(policy);
-        self.version += 1;
+        self.next_version();
         Ok(CommitResult { version: self.version, ..CommitResult::default() })
     }
 
@@ -239,8 +259,8 @@ impl Reference {
             if !self.has_family(name) {
                 return Err(KvError::UnknownColumnFamily { name: name.into(), existing: Vec::new() });
             }
-            self.version += 1;
-            self.history.clear(self.version, name, &Bytes::new(), None);
+            self.next_version();
+            self.clear(name, &Bytes::new(), None, ClearCause::FamilyDropped);
             self.families = Arc::new(self.families.iter().filter(|family| *family != name).cloned().collect());
         } else {
             self.create_family(name);
