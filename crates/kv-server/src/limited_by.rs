@@ -23,6 +23,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const WINDOW: usize = 10;
 /// With fewer requests in a second, nothing is judged.
 const FEWEST_REQUESTS: f64 = 1.0;
+/// A log that is busy, and finishes fewer syncs in a second, waits for its disk and for nothing else.
+const FEWEST_SYNCS: f64 = 1.0;
 /// A thread that works for this share of the time is the limit, and so are the processors.
 const BUSY: f64 = 0.85;
 /// This share of requests refused because space, memory or places are lacking is a limit.
@@ -59,6 +61,7 @@ struct Figures {
     /// this process.
     log_busy: f64,
     apply_busy: f64,
+    syncs_per_second: f64,
     /// Share of the time in which the processors of the machine work.
     processors_busy: Option<f64>,
     /// Shares of the writes, and of all requests.
@@ -86,6 +89,7 @@ impl Figures {
             writes_per_second: writes as f64 / seconds,
             log_busy: busy(Worker::Log),
             apply_busy: busy(Worker::Apply),
+            syncs_per_second: passed.stage(Stage::LogSync).count() as f64 / seconds,
             processors_busy: processors,
             conflicts: of(grown(|s| s.conflicts), writes),
             refused: of(grown(|s| s.refused), reads + writes),
@@ -120,6 +124,9 @@ impl Figures {
         }
         if self.reads_per_second + self.writes_per_second < FEWEST_REQUESTS && self.log_busy < BUSY {
             return ("workload", "nothing: there are hardly any requests".to_string());
+        }
+        if self.log_busy >= BUSY && self.syncs_per_second < FEWEST_SYNCS {
+            return ("disk_sync", "the disk of the log hangs: it hardly finishes a sync".to_string());
         }
         // Before the threads: those wait for processors, too.
         if let Some(busy) = self.processors_busy.filter(|busy| *busy >= BUSY) {
@@ -174,6 +181,7 @@ impl Figures {
                 "writes_per_second": rounded(self.writes_per_second),
                 "log_busy": rounded(self.log_busy),
                 "apply_busy": rounded(self.apply_busy),
+                "syncs_per_second": rounded(self.syncs_per_second),
                 "processors_busy": self.processors_busy.map(rounded),
                 "conflicts": rounded(self.conflicts),
                 "refused": rounded(self.refused),
@@ -231,7 +239,7 @@ impl LimitWatch {
         samples.push_back(sample);
     }
 
-    /// What limits the requests now, for `/status`; null in the first second.
+    /// The limit of the requests now, for `/status`; null in the first second.
     pub fn show(&self) -> Value {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(first) = samples.front().filter(|_| samples.len() > 1).cloned() else { return Value::Null };
@@ -261,6 +269,7 @@ mod tests {
     fn figures() -> Figures {
         let mut figures = Figures { has_space: true, writes_per_second: 500.0, ..Figures::default() };
         (figures.log_busy, figures.apply_busy, figures.processors_busy) = (0.4, 0.2, Some(0.3));
+        figures.syncs_per_second = 400.0;
         for (stage, ms) in [(Stage::Queue, 0.1), (Stage::LogSync, 1.0), (Stage::Quorum, 1.5), (Stage::Apply, 0.3)] {
             figures.stages_ms[stage as usize] = ms;
         }
@@ -293,6 +302,8 @@ mod tests {
         // Without processors all threads are late; without a fast disk requests are refused.
         assert_eq!(name(|f| (f.processors_busy, f.apply_busy) = (Some(0.99), 0.99)), "cpu");
         assert_eq!(name(|f| (f.log_busy, f.refused) = (0.99, 0.3)), "disk_sync");
+        // A disk that hangs is not the processors' fault.
+        assert_eq!(name(|f| (f.processors_busy, f.log_busy, f.syncs_per_second) = (Some(1.0), 1.0, 0.0)), "disk_sync");
         // The log itself takes as long as the majority does: it is not the network.
         assert_eq!(name(|f| f.stages_ms = [0.1, 0.1, 30.0, 31.0, 0.2, 0.1, 0.0, 0.0, 0.0]), "workload");
     }

@@ -1,7 +1,7 @@
 //! How long requests spend in each stage of their way, and how busy the threads are that they pass.
 //!
-//! [`StageTimes`] belongs to whoever does the work: a replica, a standalone database, a router.
-//! Whoever shows the figures takes a [`Snapshot`] of each and adds them up. All counters only grow.
+//! A [`StageTimes`] belongs to the part that does the work: a replica, a standalone database, a router.
+//! To show the figures, take a [`Snapshot`] of each and add them up. All counters only grow.
 //!
 //! Always: an observation takes two relaxed atomic additions, and no lock or memory. The counters
 //! are not read at one moment, so a snapshot may hold a request in one stage and not yet in the
@@ -217,7 +217,7 @@ impl Snapshot {
         self.combine(other, u64::saturating_add);
     }
 
-    /// What was counted since an earlier snapshot.
+    /// The counts since an earlier snapshot.
     pub fn since(&self, earlier: &Snapshot) -> Snapshot {
         let mut difference = self.clone();
         difference.combine(earlier, u64::saturating_sub);

@@ -2,7 +2,7 @@
 //!
 //! Always: no value, no token, no password and no private key is in it. Values and secrets are
 //! nothing that the paths asked here show; keys of rows are, in `/slow` and `/top`, and they are
-//! removed unless `--with-keys` is given. What could not be obtained is named in `manifest.json`.
+//! removed unless `--with-keys` is given. `manifest.json` names all that could not be obtained.
 
 mod archive;
 

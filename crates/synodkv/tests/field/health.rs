@@ -369,6 +369,15 @@ async fn is_live_again_after_a_freeze(server: &Server, disk: &FreezableDisk, thr
         other => Err(format!("{other:?}")),
     })
     .await;
+    eventually("the status names the disk as the limit", async || {
+        let (_, body) = server.get("/status").await?;
+        let status: serde_json::Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+        match status["limited_by"]["name"].as_str() {
+            Some("disk_sync") => Ok(()),
+            _ => Err(status["limited_by"].to_string()),
+        }
+    })
+    .await;
     assert!(disk.thaw());
     eventually("the process is live again", async || match server.get("/health/live").await? {
         (200, _) => Ok(()),
