@@ -7,6 +7,7 @@
 //! | `/health/ready` | 200 when a linearizable read succeeds now, else 503; with `writes=1` when a write does as well |
 //! | `/status` | JSON: the cluster as this server sees it |
 //! | `/metrics` | Prometheus text |
+//! | `/threads` | JSON: the threads of this process and their states |
 //! | `/slow` | JSON: the newest slow requests |
 //! | `/top` | JSON: the keys that are read, written or in conflict most |
 //! | `/rows/hash` | JSON: count and hash of rows of one family at one version, from the local database |
@@ -34,6 +35,7 @@ mod guard;
 mod members;
 mod serving;
 mod stranger;
+mod threads;
 mod upgrade;
 mod users;
 mod watched;
@@ -62,6 +64,7 @@ use crate::budget::Budget;
 use crate::cluster::{ClusterSnapshot, LocalDatabase, ReplicaStatus, Role};
 use crate::failover::{Failover, FailoverControl};
 use crate::health::{Liveness, WriteProbe};
+use crate::limited_by::LimitWatch;
 use crate::membership::MemberControl;
 use crate::metrics::ServerMetrics;
 use crate::order::OrderError;
@@ -72,7 +75,7 @@ use crate::space::SpaceWatch;
 use crate::thrift_server::Pools;
 use crate::upgrade::UpgradeControl;
 
-const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /slow, /top, /rows/hash, /changes, /column-families, \
+const PATHS: &str = "/health/live, /health/ready, /status, /metrics, /threads, /slow, /top, /rows/hash, /changes, /column-families, \
                      /column-families/NAME (POST, DELETE), /failover (POST), /upgrade/finalize (POST), /members (GET, POST), /auth and /console";
 /// How long a readiness probe may take.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -82,6 +85,8 @@ const HASH_TIMEOUT: Duration = Duration::from_secs(10);
 const HASH_HOLD: Duration = Duration::from_secs(60);
 /// How long a failover may take; its target may have to catch up first.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The version of `docs/status.schema.json`, which describes `/status`.
+const STATUS_SCHEMA: u32 = 2;
 const DEFAULT_HASH_ROWS: u64 = 10_000;
 const MAX_HASH_ROWS: u64 = 1_000_000;
 
@@ -111,6 +116,8 @@ pub struct AdminInterface {
     pub settings: Map<String, Value>,
     /// The memory budgets of requests and replies, with their present use.
     pub pools: Pools,
+    /// For `limited_by` in `/status`.
+    pub(crate) limits: Arc<LimitWatch>,
     /// For the web console.
     pub(crate) console: Console,
 }
@@ -137,6 +144,7 @@ fn handler_of(route: Route) -> MethodRouter<Arc<AdminInterface>> {
         Route::Status => get(status),
         Route::Metrics => get(metrics),
         Route::Slow => get(watched::slow),
+        Route::Threads => get(threads::show),
         Route::Top => get(watched::top),
         Route::RowsHash => get(rows_hash),
         Route::Changes => get(changes::stream),
@@ -279,6 +287,7 @@ async fn status(State(interface): State<Arc<AdminInterface>>) -> Json<Value> {
 fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
     let level = interface.upgrade.level();
     json!({
+        "schema_version": STATUS_SCHEMA,
         "mode": cluster.mode,
         "version": env!("CARGO_PKG_VERSION"),
         "time_ms": micros_since_1970(SystemTime::now()) / 1000,
@@ -297,6 +306,7 @@ fn status_json(cluster: &ClusterSnapshot, interface: &AdminInterface) -> Value {
         "has_space": interface.space.has_space(),
         "free_bytes": interface.space.free_bytes(),
         "problems": interface.problems.list(),
+        "limited_by": interface.limits.show(),
         "budget": budget_json(interface),
         "replicas": cluster.replicas.iter().map(|r| replica_json(r, cluster.primary)).collect::<Vec<_>>(),
     })

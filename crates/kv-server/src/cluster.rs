@@ -1,10 +1,11 @@
 //! The traits through which the front end shows the cluster and the databases of this process,
 //! without knowing the mode.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use serde::Serialize;
+use stage_times::Snapshot;
 
 use crate::mode::Mode;
 use crate::problems::Problem;
@@ -207,4 +208,16 @@ pub struct LocalDatabase {
 pub trait LocalDatabases: Send + Sync + 'static {
     /// All of them by ascending id; never empty while the server runs.
     fn replicas(&self) -> Vec<LocalDatabase>;
+
+    /// How long requests spend in each stage, over all of them.
+    fn stages(&self, now: Instant) -> Snapshot {
+        let mut sum = Snapshot::default();
+        for LocalDatabase { reader, .. } in self.replicas() {
+            sum.add(&reader.stages().snapshot(now));
+            if let Some(stages) = reader.database().stages() {
+                sum.add(&stages.snapshot(now));
+            }
+        }
+        sum
+    }
 }

@@ -23,6 +23,7 @@ use crate::failover::FailoverControl;
 use crate::fault_injection::{FaultInjector, FaultyRouter};
 use crate::handler::UnifiedThriftHandler;
 use crate::health::{Liveness, WriteProbe};
+use crate::limited_by::LimitWatch;
 use crate::manager::Extension;
 use crate::membership::MemberControl;
 use crate::metrics::ServerMetrics;
@@ -32,6 +33,7 @@ use crate::request_watch::RequestWatch;
 use crate::router::RequestRouter;
 use crate::service_core::{CoreParts, KvServiceCore};
 use crate::space::{SpaceCollector, SpaceWatch};
+use crate::stage_metrics::StageCollector;
 use crate::thrift_server::{CLIENT, ThriftServer};
 use crate::upgrade::UpgradeControl;
 
@@ -170,6 +172,9 @@ impl FrontEnd {
         metrics.registry().register(collector).expect("registered once for each server");
         let journals = replicas.clone();
         problems.watch(move || ChangesCollector::problems(&*journals));
+        let collector = Box::new(StageCollector::new(replicas.clone()));
+        metrics.registry().register(collector).expect("registered once for each server");
+        let limits = LimitWatch::new(replicas.clone(), metrics.clone(), space.clone());
         metrics.watch(thrift.counters(), replicas);
         let collector = Box::new(SpaceCollector::new(space.clone()));
         metrics.registry().register(collector).expect("registered once for each server");
@@ -201,6 +206,7 @@ impl FrontEnd {
             budget,
             settings: config.shared_settings(),
             pools: thrift.pools(),
+            limits,
             console: Console::new(config),
         };
         Ok(FrontEnd {

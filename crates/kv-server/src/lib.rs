@@ -30,6 +30,7 @@ mod fault_injection;
 pub mod front_end;
 pub mod handler;
 pub mod health;
+mod limited_by;
 pub mod manager;
 pub mod membership;
 mod metrics;
@@ -46,6 +47,7 @@ pub mod restore;
 pub mod router;
 pub mod service_core;
 pub mod space;
+mod stage_metrics;
 pub mod standalone;
 #[cfg(test)]
 mod tests;

@@ -89,6 +89,16 @@ impl ServerMetrics {
         }
     }
 
+    /// Requests that were answered with one of these errors, over all methods.
+    pub fn errors(&self, codes: &[&str]) -> u64 {
+        let is_asked = |metric: &&prometheus::proto::Metric| {
+            metric.get_label().iter().any(|label| label.name() == "code" && codes.contains(&label.value()))
+        };
+        let families = self.errors.collect();
+        let asked = families.iter().flat_map(|family| family.get_metric()).filter(is_asked);
+        asked.map(|metric| metric.get_counter().get_value() as u64).sum()
+    }
+
     /// Counts an active transaction until the returned value is dropped.
     pub fn begin_transaction(&self) -> ActiveTransaction<'_> {
         self.active_transactions.fetch_add(1, Ordering::Relaxed);

@@ -4,10 +4,11 @@ mod support;
 
 use bytes::Bytes;
 use kv_api::{AtomicCommit, CommitResult, KeyRef, KvError, MutationKind, Version};
-use kv_store::{Durability, MAX_REPORTED_CONFLICTS, TransactionalKvDatabase};
+use kv_store::{Durability, MAX_REPORTED_CONFLICTS, StoreOptions, TransactionalKvDatabase};
+use stage_times::{Stage, Worker};
 use support::{
-    apply, apply_one, commit, commit_having_read, commit_having_read_range, conflict_of, delete, in_family, of_kind,
-    place, set,
+    apply, apply_one, block_on, commit, commit_having_read, commit_having_read_range, conflict_of, creating, delete,
+    in_family, of_kind, place, set,
 };
 
 fn on_every_engine(test: impl Fn(&TransactionalKvDatabase)) {
@@ -247,4 +248,25 @@ fn an_empty_range_conflicts_with_nothing() {
         assert_eq!(found(("aa", "ab")), Err(conflict_of(&["aa"])));
         assert!(found(("c", "d")).is_ok(), "a range ends before its end");
     });
+}
+
+#[test]
+fn each_write_of_a_group_commit_passes_each_stage_once_and_in_no_more_than_its_time() {
+    for place in place::all(Durability::EveryWrite) {
+        let database = place.open_with(StoreOptions::standalone());
+        let begun = std::time::Instant::now();
+        let pending: Vec<_> =
+            (0..5).map(|_| database.submit(creating(commit([set("k", "v")]))).expect("there is room")).collect();
+        for write in pending {
+            block_on(write).expect("no conflict");
+        }
+        let most = begun.elapsed() * 5;
+        let seen = database.stages().expect("it is standalone").snapshot(std::time::Instant::now());
+        let stages = [Stage::Queue, Stage::Apply, Stage::LogSync, Stage::Reply];
+        assert_eq!(stages.map(|stage| seen.stage(stage).count()), [5; 4]);
+        let sum: u64 = stages.iter().map(|stage| seen.stage(*stage).sum_ns).sum();
+        assert!(u128::from(sum) <= most.as_nanos(), "{sum} ns in stages, in {most:?}");
+        assert_eq!(seen.stage(Stage::Quorum).count(), 0);
+        assert!(Worker::ALL.iter().all(|worker| !seen.busy(*worker).is_zero()));
+    }
 }

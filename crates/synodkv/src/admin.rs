@@ -54,7 +54,16 @@ pub struct Status {
     pub access: Option<Access>,
     #[serde(default)]
     pub problems: Vec<Problem>,
+    /// `None`: the server is older than this, or has just started.
+    pub limited_by: Option<LimitedBy>,
     pub replicas: Vec<Replica>,
+}
+
+/// The limit of the requests of the server that reports it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LimitedBy {
+    pub name: String,
+    pub text: String,
 }
 
 /// Users and roles, as far as everybody may know who may see the status.
@@ -157,11 +166,23 @@ impl AdminClient {
     async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
-        (address, path): (&str, &str),
+        place: (&str, &str),
         query: &[(&str, String)],
         body: Bytes,
         timeout: Duration,
     ) -> Result<T, NoAnswer> {
+        let body = self.ask(method, place, query, body, timeout).await?;
+        serde_json::from_slice(&body).map_err(|error| NoAnswer::Silent(format!("an invalid answer: {error}")))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        (address, path): (&str, &str),
+        query: &[(&str, String)],
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, NoAnswer> {
         let asked = Asked { method, path: with_query(path, query), token: self.token.as_ref(), body };
         let answer = self.http.send(address, asked, timeout).await;
         let http::Answer { status, body } = answer.map_err(|failure| match failure {
@@ -171,7 +192,7 @@ impl AdminClient {
         if !status.is_success() {
             return Err(NoAnswer::Refused(status, refusal(&body)));
         }
-        serde_json::from_slice(&body).map_err(|error| NoAnswer::Silent(format!("an invalid answer: {error}")))
+        Ok(body)
     }
 
     /// GETs a JSON document.
@@ -183,6 +204,12 @@ impl AdminClient {
         timeout: Duration,
     ) -> Result<T, NoAnswer> {
         self.send(Method::GET, (address, path), query, Bytes::new(), timeout).await
+    }
+
+    /// GETs a page of text.
+    pub async fn get_text(&self, address: &str, path: &str, timeout: Duration) -> Result<String, NoAnswer> {
+        let body = self.ask(Method::GET, (address, path), &[], Bytes::new(), timeout).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// GETs a document that may take the server long. The server must show in the meantime that it

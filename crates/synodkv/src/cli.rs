@@ -13,6 +13,7 @@ use crate::bench::BenchArgs;
 use crate::bench_disk::BenchDiskArgs;
 use crate::cert::CertArgs;
 use crate::convert::ConvertArgs;
+use crate::debug::DebugArgs;
 use crate::doctor::DoctorArgs;
 use crate::family::FamilyArgs;
 use crate::generate::{CompletionArgs, ManArgs};
@@ -64,6 +65,7 @@ pub enum Command {
     Doctor(DoctorArgs),
     Top(TopArgs),
     Slow(SlowArgs),
+    Debug(DebugArgs),
     Failover(FailoverArgs),
     Member(MemberArgs),
     Join(JoinArgs),

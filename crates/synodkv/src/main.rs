@@ -17,6 +17,7 @@ mod cert;
 mod cli;
 mod convert;
 mod data;
+mod debug;
 mod doctor;
 mod failover;
 mod failure;
@@ -123,6 +124,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Doctor(args) => on_one_thread()?.block_on(doctor::run(args)),
         Command::Health(args) => on_one_thread()?.block_on(health::run(args)),
         Command::Top(args) => on_one_thread()?.block_on(top::run(args)),
+        Command::Debug(args) => on_one_thread()?.block_on(debug::run(args)),
         Command::Slow(args) => on_one_thread()?.block_on(top::slow(args)),
         Command::Status(args) => on_one_thread()?.block_on(status::run(args)),
         Command::Get(args) => on_one_thread()?.block_on(data::get(args)),

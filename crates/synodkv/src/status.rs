@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::admin::{Access, AdminClient, Gathered, Problem, Replica, Status};
+use crate::admin::{Access, AdminClient, Gathered, LimitedBy, Problem, Replica, Status};
 use crate::cli::StatusArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -147,8 +147,11 @@ fn show(status: &Status) -> String {
         format!("level    {}", show_level(status)),
         format!("families {}", status.column_families.join(", ")),
         format!("access   {}", show_access(status.access.as_ref())),
-        String::new(),
     ];
+    if let Some(LimitedBy { name, text }) = &status.limited_by {
+        lines.push(format!("limit    {name}: {text}"));
+    }
+    lines.push(String::new());
     let heading = ["replica", "role", "reachable", "view", "last", "committed", "applied", "digest", "thrift", "admin"];
     let mut rows = vec![heading.map(str::to_string).to_vec()];
     rows.extend(status.replicas.iter().map(show_replica));

@@ -112,6 +112,7 @@ pub enum Route {
     Status,
     Metrics,
     Slow,
+    Threads,
     Top,
     RowsHash,
     Changes,
@@ -165,12 +166,13 @@ impl HttpMethod {
 
 impl Route {
     /// All routes.
-    pub const ALL: [Route; 35] = [
+    pub const ALL: [Route; 36] = [
         Route::Live,
         Route::Ready,
         Route::Status,
         Route::Metrics,
         Route::Slow,
+        Route::Threads,
         Route::Top,
         Route::RowsHash,
         Route::Changes,
@@ -211,6 +213,7 @@ impl Route {
             Route::Status => (HttpMethod::Get, "/status"),
             Route::Metrics => (HttpMethod::Get, "/metrics"),
             Route::Slow => (HttpMethod::Get, "/slow"),
+            Route::Threads => (HttpMethod::Get, "/threads"),
             Route::Top => (HttpMethod::Get, "/top"),
             Route::RowsHash => (HttpMethod::Get, "/rows/hash"),
             Route::Changes => (HttpMethod::Get, "/changes"),
@@ -252,6 +255,7 @@ impl Route {
             Route::Status => "GET /status",
             Route::Metrics => "GET /metrics",
             Route::Slow => "GET /slow",
+            Route::Threads => "GET /threads",
             Route::Top => "GET /top",
             Route::RowsHash => "GET /rows/hash",
             Route::Changes => "GET /changes",
@@ -289,7 +293,7 @@ impl Route {
     pub fn rule(self) -> Rule {
         match self {
             Route::Live | Route::Ready => Rule::Open,
-            Route::Status | Route::Metrics | Route::ListFamilies | Route::ShowMembers => {
+            Route::Status | Route::Metrics | Route::Threads | Route::ListFamilies | Route::ShowMembers => {
                 Rule::Cluster(Verb::AdminStatus)
             }
             Route::RowsHash | Route::Changes | Route::CreateFamily | Route::DropFamily => Rule::Operation,
@@ -330,6 +334,7 @@ impl Route {
             Route::Status
             | Route::Metrics
             | Route::Slow
+            | Route::Threads
             | Route::Top
             | Route::RowsHash
             | Route::ListFamilies

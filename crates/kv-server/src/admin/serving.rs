@@ -51,6 +51,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let sampling = tokio::spawn(interface.console.sample(interface.metrics.clone(), stop.clone()));
+    let judging = tokio::spawn(interface.limits.clone().run(stop.clone()));
     let hall = Hall::new(interface.core.gate().clone(), max_connections);
     let shared = Arc::new(Shared { hall, router: routes(interface) });
     // What is sent before a handshake must not look like an answer in plain text.
@@ -60,6 +61,9 @@ pub(crate) async fn serve(
     let serve = |incoming| serve_one(doorway.clone(), shared.clone(), incoming, stop.clone());
     let mut connections = accept_until(listener, terms, stop.clone(), serve, |_| {}).await;
     while connections.join_next().await.is_some() {}
+    if let Err(error) = judging.await {
+        tracing::error!(%error, "the limits of requests were not watched to the end");
+    }
     if let Err(error) = sampling.await {
         tracing::error!(%error, "the series of the console were not filled to the end");
     }

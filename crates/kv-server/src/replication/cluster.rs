@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use rsml::core::RaiseError;
 use rsml::core::TransferError;
 use rsml::{ConsensusReplica, CopySent, DriverStatus, FeatureLevel, LevelRange, ReplicaId};
+use stage_times::Snapshot;
 
 use super::local_replicas::{LocalReplica, LocalReplicas};
 use super::members::Member;
@@ -374,6 +375,15 @@ impl LocalDatabases for ReplicatedCluster {
     fn replicas(&self) -> Vec<LocalDatabase> {
         let replicas = self.local.replicas().iter();
         replicas.map(|replica| LocalDatabase { id: replica.id, reader: replica.reader.clone() }).collect()
+    }
+
+    fn stages(&self, now: Instant) -> Snapshot {
+        let mut sum = Snapshot::default();
+        for replica in self.local.replicas() {
+            sum.add(&replica.reader.stages().snapshot(now));
+            sum.add(&replica.consensus.stages().snapshot(now));
+        }
+        sum
     }
 }
 

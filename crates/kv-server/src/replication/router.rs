@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use kv_api::{ChangesQuery, KvError, KvOperation, KvOutcome, LoggedWrite, ReadAt, decode_verdict};
 use rsml::{DriverStatus, ReadError, RequestError};
+use stage_times::Stage;
 
 use super::local_replicas::{LocalReplica, LocalReplicas};
 use crate::router::{RequestContext, RequestRouter, WriteSettings, authorized};
@@ -150,8 +151,12 @@ impl ConsensusRouter {
     }
 
     async fn barrier(&self, replica: &LocalReplica, context: &RequestContext) -> Result<(), KvError> {
+        let begun = Instant::now();
         match replica.consensus.read_barrier(context.deadline.into_std()).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                replica.reader.stages().observe(Stage::ReadPoint, begun.elapsed());
+                Ok(())
+            }
             Err(ReadError::NoPrimary { waited_ms }) => Err(self.no_primary(replica, Duration::from_millis(waited_ms))),
             Err(error @ ReadError::Overloaded) => Err(KvError::Overloaded(error.to_string())),
             Err(error @ (ReadError::Stopped(_) | ReadError::Witness)) => Err(KvError::Storage(error.to_string())),

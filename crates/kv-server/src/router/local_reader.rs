@@ -5,8 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use kv_api::{KvError, KvOperation, KvOutcome, RangeQuery, Rows, Version};
 use kv_store::{RevisionBoard, TransactionalKvDatabase};
+use stage_times::{Stage, StageTimes};
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::changes::ChangeHub;
@@ -38,9 +39,21 @@ impl ReadSlots {
         deadline: Instant,
         work: impl FnOnce(&dyn Fn() -> bool) -> Result<T, KvError> + Send + 'static,
     ) -> Result<T, KvError> {
+        let slot = self.wait(deadline).await?;
+        Self::run_in(slot, deadline, work).await
+    }
+
+    async fn wait(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, KvError> {
         let timeout = || KvError::Timeout("too many long reads are running".to_string());
         let slot = tokio::time::timeout_at(deadline, self.0.clone().acquire_owned()).await.map_err(|_| timeout())?;
-        let slot = slot.expect("the semaphore is never closed");
+        Ok(slot.expect("the semaphore is never closed"))
+    }
+
+    async fn run_in<T: Send + 'static>(
+        slot: OwnedSemaphorePermit,
+        deadline: Instant,
+        work: impl FnOnce(&dyn Fn() -> bool) -> Result<T, KvError> + Send + 'static,
+    ) -> Result<T, KvError> {
         let caller = Caller(Arc::new(AtomicBool::new(true)));
         let waits = caller.0.clone();
         let reading = tokio::task::spawn_blocking(move || {
@@ -73,6 +86,7 @@ pub struct LocalReader {
     revision: Arc<RevisionBoard>,
     applied: Arc<Notify>,
     slots: ReadSlots,
+    stages: Arc<StageTimes>,
     changes: Arc<ChangeHub>,
 }
 
@@ -88,6 +102,7 @@ impl LocalReader {
             revision,
             applied,
             slots,
+            stages: Arc::default(),
             changes: Arc::new(ChangeHub::new()),
         }
     }
@@ -113,6 +128,11 @@ impl LocalReader {
     /// The slots for long reads.
     pub fn slots(&self) -> &ReadSlots {
         &self.slots
+    }
+
+    /// How long reads of this database spend in each stage.
+    pub fn stages(&self) -> &StageTimes {
+        &self.stages
     }
 
     /// The polls for changes of this database.
@@ -166,7 +186,12 @@ impl LocalReader {
             database = self.database();
         }
         match operation {
-            KvOperation::Get { key, .. } => database.read_at(&key, version).map(KvOutcome::Value),
+            KvOperation::Get { key, .. } => {
+                let begun = Instant::now();
+                let value = database.read_at(&key, version);
+                self.stages.observe(Stage::ReadExecute, begun.elapsed());
+                value.map(KvOutcome::Value)
+            }
             KvOperation::GetRange { query, .. } => {
                 self.read_range(database, query, version, deadline).await.map(KvOutcome::Rows)
             }
@@ -190,15 +215,25 @@ impl LocalReader {
         version: Version,
         deadline: Instant,
     ) -> Result<Rows, KvError> {
+        let begun = Instant::now();
         if is_short(&query) {
             // Stops at its first check whether to continue: even a short range may have to skip
             // very many cleared rows.
             match database.range_at_while(&query, version, &|| false) {
                 Err(KvError::Timeout(_)) => {}
-                done => return done,
+                done => {
+                    self.stages.observe(Stage::ReadExecute, begun.elapsed());
+                    return done;
+                }
             }
         }
-        self.slots.run(deadline, move |waits| database.range_at_while(&query, version, waits)).await
+        let slot = self.slots.wait(deadline).await?;
+        let begins = Instant::now();
+        self.stages.observe(Stage::ReadQueue, begins - begun);
+        let read = move |waits: &dyn Fn() -> bool| database.range_at_while(&query, version, waits);
+        let rows = ReadSlots::run_in(slot, deadline, read).await;
+        self.stages.observe(Stage::ReadExecute, begins.elapsed());
+        rows
     }
 }
 

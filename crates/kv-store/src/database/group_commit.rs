@@ -20,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kv_api::{CommitVerdict, KvError, LoggedWrite, TimedWrite};
+use stage_times::{Stage, StageTimes, Worker};
 
 use super::core::{Core, writing_stopped};
 use super::oneshot::{self, GivenUp};
@@ -31,8 +32,12 @@ const COMMIT_OVERHEAD_BYTES: usize = 128;
 struct Waiting {
     write: LoggedWrite,
     size_bytes: usize,
-    reply: oneshot::Sender<CommitVerdict>,
+    since: Instant,
+    reply: Reply,
 }
+
+/// A verdict, and since when it is durable.
+type Reply = oneshot::Sender<(CommitVerdict, Option<Instant>)>;
 
 /// Dropping it ends the thread after it has committed everything in the queue.
 pub(crate) struct GroupCommit {
@@ -41,6 +46,7 @@ pub(crate) struct GroupCommit {
     queue: Option<mpsc::SyncSender<Waiting>>,
     queued_bytes: Arc<AtomicUsize>,
     busy: Arc<Busy>,
+    stages: Arc<StageTimes>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -49,14 +55,21 @@ impl GroupCommit {
         let (queue, waiting) = mpsc::sync_channel(options.max_queued_commits);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let clock = Clock { stored_us: core.time_us(), since: Instant::now() };
-        let busy = Arc::new(Busy::default());
-        let committer =
-            Committer { core, busy: busy.clone(), clock, waiting, queued_bytes: queued_bytes.clone(), options };
+        let (busy, stages) = (Arc::new(Busy::default()), Arc::<StageTimes>::default());
+        let committer = Committer {
+            core,
+            busy: busy.clone(),
+            stages: stages.clone(),
+            clock,
+            waiting,
+            queued_bytes: queued_bytes.clone(),
+            options,
+        };
         let thread = std::thread::Builder::new()
             .name("group-commit".into())
             .spawn(move || committer.run())
             .map_err(|error| KvError::Storage(format!("cannot start the group commit thread: {error}")))?;
-        Ok(GroupCommit { options, queue: Some(queue), queued_bytes, busy, thread: Some(thread) })
+        Ok(GroupCommit { options, queue: Some(queue), queued_bytes, busy, stages, thread: Some(thread) })
     }
 
     /// Queues a commit. Commits are decided in the order of the calls; the future resolves once the
@@ -70,7 +83,7 @@ impl GroupCommit {
         }
         let (reply, verdict) = oneshot::channel();
         let queue = self.queue.as_ref().expect("the queue is there until drop");
-        queue.try_send(Waiting { write, size_bytes, reply }).map_err(|error| {
+        queue.try_send(Waiting { write, size_bytes, since: Instant::now(), reply }).map_err(|error| {
             self.queued_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
             match error {
                 mpsc::TrySendError::Full(_) => {
@@ -79,7 +92,12 @@ impl GroupCommit {
                 mpsc::TrySendError::Disconnected(_) => KvError::Storage("the group commit thread has ended".into()),
             }
         })?;
-        Ok(PendingWrite(verdict))
+        Ok(PendingWrite { verdict, stages: self.stages.clone() })
+    }
+
+    /// How long commits spend in each stage.
+    pub fn stages(&self) -> &StageTimes {
+        &self.stages
     }
 
     /// How long the thread has worked on its current batch; `None` while it waits for commits.
@@ -128,18 +146,21 @@ impl Busy {
 }
 
 /// A queued write. Resolves to its verdict once the write is durable.
-pub struct PendingWrite(oneshot::Receiver<CommitVerdict>);
+pub struct PendingWrite {
+    verdict: oneshot::Receiver<(CommitVerdict, Option<Instant>)>,
+    stages: Arc<StageTimes>,
+}
 
 impl PendingWrite {
     /// Stops waiting. [`KvError::Timeout`]: the write will not be executed;
     /// [`KvError::CommitUnknown`]: it may be.
     pub fn give_up(self) -> CommitVerdict {
-        match self.0.give_up() {
+        match self.verdict.give_up() {
             GivenUp::NotBegun => Err(KvError::Timeout("the deadline passed before the commit began".into())),
             GivenUp::UnderWay => {
                 Err(KvError::CommitUnknown("the deadline passed while the commit was being written".into()))
             }
-            GivenUp::Done(verdict) => verdict,
+            GivenUp::Done((verdict, _)) => verdict,
         }
     }
 }
@@ -149,7 +170,14 @@ impl Future for PendingWrite {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CommitVerdict> {
         let ended = || KvError::CommitUnknown("the database stopped before the commit was answered".into());
-        Pin::new(&mut self.0).poll(context).map(|verdict| verdict.unwrap_or_else(|| Err(ended())))
+        let PendingWrite { verdict, stages } = &mut *self;
+        Pin::new(verdict).poll(context).map(|answer| {
+            let (verdict, durable) = answer.unwrap_or_else(|| (Err(ended()), None));
+            if let Some(durable) = durable {
+                stages.observe(Stage::Reply, durable.elapsed());
+            }
+            verdict
+        })
     }
 }
 
@@ -172,8 +200,9 @@ struct Clock {
 }
 
 impl Clock {
-    fn now_us(&self) -> u64 {
-        let elapsed_us = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+    fn at_us(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.since);
+        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         self.stored_us.saturating_add(elapsed_us)
     }
 }
@@ -190,6 +219,7 @@ fn explain(error: KvError, had_failed: Option<String>) -> KvError {
 struct Committer {
     core: Arc<Core>,
     busy: Arc<Busy>,
+    stages: Arc<StageTimes>,
     clock: Clock,
     waiting: mpsc::Receiver<Waiting>,
     queued_bytes: Arc<AtomicUsize>,
@@ -205,27 +235,50 @@ impl Committer {
             }
             let had_failed = self.core.write_failure();
             self.busy.begin();
-            let applied = self.core.prepare(&writes, None).and_then(|batch| batch.write(None));
+            let committed = self.commit(&writes);
             self.busy.end();
-            match applied {
-                Ok(verdicts) => replies.into_iter().zip(verdicts).for_each(|(reply, verdict)| reply.send(verdict)),
+            match committed {
+                Ok((verdicts, durable)) => {
+                    let answers = replies.into_iter().zip(verdicts);
+                    answers.for_each(|(reply, verdict)| reply.send((verdict, Some(durable))));
+                }
                 Err(error) => {
                     let error = explain(error, had_failed);
-                    replies.into_iter().for_each(|reply| reply.send(Err(error.clone())));
+                    replies.into_iter().for_each(|reply| reply.send((Err(error.clone()), None)));
                 }
             }
         }
     }
 
+    /// Decides and writes a batch. Returns the verdicts, and since when they are durable.
+    fn commit(&self, writes: &[TimedWrite]) -> Result<(Vec<CommitVerdict>, Instant), KvError> {
+        let begun = Instant::now();
+        self.stages.begin_work(Worker::Apply, begun);
+        let prepared = self.core.prepare(writes, None);
+        let decided = Instant::now();
+        self.stages.end_work(Worker::Apply, decided);
+        let batch = prepared?;
+        self.stages.begin_work(Worker::Log, decided);
+        let written = batch.write(None);
+        let durable = Instant::now();
+        self.stages.end_work(Worker::Log, durable);
+        let verdicts = written?;
+        self.stages.observe_all(Stage::Apply, decided - begun, writes.len() as u64);
+        self.stages.observe_all(Stage::LogSync, durable - decided, writes.len() as u64);
+        Ok((verdicts, durable))
+    }
+
     /// `first` and the commits queued after it, up to the size of a batch.
-    fn take_batch(&self, first: Waiting) -> (Vec<TimedWrite>, Vec<oneshot::Sender<CommitVerdict>>) {
-        let time_us = self.clock.now_us();
+    fn take_batch(&self, first: Waiting) -> (Vec<TimedWrite>, Vec<Reply>) {
+        let now = Instant::now();
+        let time_us = self.clock.at_us(now);
         let (mut writes, mut replies) = (Vec::new(), Vec::new());
         let mut batch_bytes = 0;
         let mut next = Some(first);
-        while let Some(Waiting { write, size_bytes, reply }) = next {
+        while let Some(Waiting { write, size_bytes, since, reply }) = next {
             batch_bytes += size_bytes;
             if reply.begin() {
+                self.stages.observe(Stage::Queue, now.saturating_duration_since(since));
                 writes.push(TimedWrite { time_us, write });
                 replies.push(reply);
             }
@@ -243,11 +296,11 @@ mod tests {
     #[test]
     fn time_continues_from_the_stored_time() {
         let clock = Clock { stored_us: 1 << 50, since: Instant::now() };
-        let first_us = clock.now_us();
+        let first_us = clock.at_us(Instant::now());
         assert!(first_us >= clock.stored_us);
-        while clock.now_us() == first_us {
+        while clock.at_us(Instant::now()) == first_us {
             std::thread::yield_now();
         }
-        assert!(clock.now_us() > first_us);
+        assert!(clock.at_us(Instant::now()) > first_us);
     }
 }

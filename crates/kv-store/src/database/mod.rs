@@ -38,6 +38,8 @@ use kv_api::{
     RangeQuery, ReadAt, Rows, TimedWrite, Version,
 };
 
+use stage_times::StageTimes;
+
 use crate::engine::{Engine, EngineStatistics};
 use crate::gc::collector::{Collectable, Collected, Collector};
 use crate::journal::{Journal, JournalPlace};
@@ -237,6 +239,11 @@ impl TransactionalKvDatabase {
     /// and on a replica.
     pub fn committing_for(&self) -> Option<Duration> {
         self.group_commit.as_ref().and_then(GroupCommit::busy_for)
+    }
+
+    /// How long writes spend in each stage of the group commit. `None` on a replica.
+    pub fn stages(&self) -> Option<&StageTimes> {
+        self.group_commit.as_ref().map(GroupCommit::stages)
     }
 
     /// Whether the group commit thread is alive; it ends only in a panic. True on a replica.

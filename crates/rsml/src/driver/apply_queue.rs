@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::inbox::Inbox;
 use super::sync::atomic::{AtomicUsize, Ordering};
-use super::work::ApplyWork;
+use super::work::{ApplyWork, Milestones};
 use crate::Sequence;
 
 /// Entries with more bytes than this together are applied although nobody waits for them.
@@ -33,10 +33,10 @@ impl ApplyQueue {
 
     /// Adds entries. The thread applies them at once if they are `urgent` because somebody waits
     /// for one of them.
-    pub fn deliver(&self, entries: Vec<(Sequence, Bytes)>, urgent: bool) {
+    pub fn deliver(&self, entries: Vec<(Sequence, Bytes)>, times: Milestones, urgent: bool) {
         let bytes: usize = entries.iter().map(|(_, entry)| entry.len()).sum();
         let deferred = self.deferred_bytes.load(Ordering::Relaxed) + bytes;
-        self.inbox.push_without_waking(ApplyWork::Entries(entries));
+        self.inbox.push_without_waking(ApplyWork::Entries(entries, times));
         if urgent || deferred > MAX_DEFERRED_BYTES {
             self.hurry();
         } else {
@@ -82,9 +82,14 @@ mod tests {
     use shuttle::thread;
 
     use super::*;
+    use crate::driver::sync;
 
     fn entry(number: u64, bytes: usize) -> Vec<(Sequence, Bytes)> {
         vec![(Sequence(number), Bytes::from(vec![0; bytes]))]
+    }
+
+    fn times() -> Milestones {
+        Milestones { logged: sync::now(), delivered: sync::now() }
     }
 
     /// In every interleaving: the thread takes `count` entries in order while `feed` adds them. A
@@ -99,7 +104,7 @@ mod tests {
                         let mut taken = Vec::new();
                         while taken.len() < count as usize {
                             for work in queue.drain().expect("it is open") {
-                                let ApplyWork::Entries(entries) = work else { panic!("nothing switches here") };
+                                let ApplyWork::Entries(entries, _) = work else { panic!("nothing switches here") };
                                 taken.extend(entries.iter().map(|(sequence, _)| sequence.0));
                             }
                         }
@@ -117,17 +122,17 @@ mod tests {
     #[test]
     fn an_urgent_entry_takes_all_before_it_along() {
         takes_all(3, |queue| {
-            queue.deliver(entry(1, 10), false);
-            queue.deliver(entry(2, 10), false);
-            queue.deliver(entry(3, 10), true);
+            queue.deliver(entry(1, 10), times(), false);
+            queue.deliver(entry(2, 10), times(), false);
+            queue.deliver(entry(3, 10), times(), true);
         });
     }
 
     #[test]
     fn whoever_begins_to_wait_has_all_entries_applied() {
         takes_all(2, |queue| {
-            queue.deliver(entry(1, 10), true);
-            queue.deliver(entry(2, 10), false);
+            queue.deliver(entry(1, 10), times(), true);
+            queue.deliver(entry(2, 10), times(), false);
             queue.hurry();
         });
     }
@@ -135,9 +140,9 @@ mod tests {
     #[test]
     fn entries_wait_until_the_next_tick_at_most() {
         takes_all(2, |queue| {
-            queue.deliver(entry(1, 10), false);
+            queue.deliver(entry(1, 10), times(), false);
             queue.tick();
-            queue.deliver(entry(2, 10), false);
+            queue.deliver(entry(2, 10), times(), false);
             queue.tick();
         });
     }
@@ -148,9 +153,9 @@ mod tests {
             takes_all(share + 1, move |queue| {
                 // Each delivery alone may wait, and so may all but the last one together.
                 for number in 1..=share {
-                    queue.deliver(entry(number, MAX_DEFERRED_BYTES / share as usize), false);
+                    queue.deliver(entry(number, MAX_DEFERRED_BYTES / share as usize), times(), false);
                 }
-                queue.deliver(entry(share + 1, share as usize), false);
+                queue.deliver(entry(share + 1, share as usize), times(), false);
             });
         }
     }
@@ -164,7 +169,7 @@ mod tests {
                     let queue = queue.clone();
                     thread::spawn(move || std::iter::from_fn(|| queue.drain()).flatten().count())
                 };
-                queue.deliver(entry(1, 10), false);
+                queue.deliver(entry(1, 10), times(), false);
                 queue.close();
                 assert_eq!(taking.join().expect("no panic"), 1);
             },
@@ -182,9 +187,9 @@ mod tests {
                     thread::spawn(move || queue.drain().expect("it is open").len())
                 };
                 let sleeps = queue.inbox.is_sleeping();
-                queue.deliver(entry(1, MAX_DEFERRED_BYTES), false);
+                queue.deliver(entry(1, MAX_DEFERRED_BYTES), times(), false);
                 assert!(!sleeps || queue.inbox.is_sleeping());
-                queue.deliver(entry(2, 1), false);
+                queue.deliver(entry(2, 1), times(), false);
                 assert!(!queue.inbox.is_sleeping(), "both together are too many bytes");
                 let taken = taking.join().expect("no panic");
                 assert!(!sleeps || taken == 2, "it took {taken}");

@@ -9,12 +9,13 @@ use super::copy_log::CopyLog;
 use super::error::RequestError;
 use super::failure::Failure;
 use super::leadership::Leadership;
+use super::logged::Logged;
 use super::network::NetworkManager;
 use super::shared::ReplicaShared;
 use super::status::RoleChange;
 use super::sync;
 use super::sync::atomic::Ordering;
-use super::work::{Event, LogWork, SnapshotWork, received_bytes};
+use super::work::{Event, LogWork, Milestones, SnapshotWork, received_bytes};
 use crate::core::{Input, Outputs, Refusal, Replica};
 use crate::{ClusterId, DivergedPeer, Message, ReplicaId, Sequence};
 
@@ -36,6 +37,7 @@ pub struct CoreRunner {
     diverged_peers: BTreeMap<ReplicaId, DivergedPeer>,
     copies: CopyLog,
     leadership: Leadership,
+    logged: Logged,
 }
 
 impl CoreRunner {
@@ -51,6 +53,7 @@ impl CoreRunner {
             diverged_peers: BTreeMap::new(),
             copies: CopyLog::default(),
             leadership: Leadership::new(),
+            logged: Logged::default(),
         }
     }
 
@@ -65,7 +68,8 @@ impl CoreRunner {
     /// # Errors
     /// Why the replica must stop.
     pub fn run_round(&mut self, shared: &ReplicaShared, events: Vec<Event>) -> Result<(), Failure> {
-        let now = shared.now();
+        let begun = sync::now();
+        let now = shared.at(begun);
         for event in events {
             match event {
                 Event::Input(input) => {
@@ -83,7 +87,7 @@ impl CoreRunner {
         let diverged = outputs.diverged.take();
         let too_new = outputs.too_new.take();
         self.follow_membership(shared);
-        self.dispatch(shared, outputs);
+        self.dispatch(shared, outputs, begun);
         if ticks {
             shared.apply.tick();
         }
@@ -161,8 +165,9 @@ impl CoreRunner {
         shared.unfinished.load(Ordering::Relaxed) > 0 || !self.core.is_ready_to_read()
     }
 
-    fn dispatch(&mut self, shared: &ReplicaShared, mut outputs: Outputs) {
-        answer_requests(shared, &mut outputs);
+    /// `now` is when the round began.
+    fn dispatch(&mut self, shared: &ReplicaShared, mut outputs: Outputs, now: StdInstant) {
+        answer_requests(shared, &mut outputs, now);
         for (id, result) in outputs.transferred {
             shared.transfers().end(id, result);
         }
@@ -176,6 +181,7 @@ impl CoreRunner {
             shared.checks().end(id, preconditions);
         }
         if !outputs.persist.is_empty() {
+            self.logged.add(&outputs.persist, now);
             shared.log.push(LogWork::Persist(outputs.persist));
         }
         let sender = self.core.sender();
@@ -192,7 +198,9 @@ impl CoreRunner {
             shared.apply.switch_to(generation);
         }
         if !outputs.deliver.is_empty() {
-            shared.apply.deliver(outputs.deliver, self.applies_at_once(shared));
+            let logged = self.logged.take(&outputs.deliver).unwrap_or(now);
+            let times = Milestones { logged, delivered: now };
+            shared.apply.deliver(outputs.deliver, times, self.applies_at_once(shared));
         }
         for step in outputs.install {
             shared.snapshots.push(SnapshotWork::Install(step));
@@ -289,14 +297,14 @@ impl CoreRunner {
 }
 
 /// Reports the progress of local requests to their callers.
-fn answer_requests(shared: &ReplicaShared, outputs: &mut Outputs) {
+fn answer_requests(shared: &ReplicaShared, outputs: &mut Outputs, now: StdInstant) {
     let is_quiet = outputs.numbered.is_empty() && outputs.refused.is_empty() && outputs.withdrawn.is_empty();
     if is_quiet && outputs.new_session.is_none() {
         return;
     }
     let mut waiters = shared.requests();
     for (id, number) in outputs.numbered.drain(..) {
-        waiters.number(id, number);
+        waiters.number(id, number, now);
     }
     for number in outputs.withdrawn.drain(..) {
         waiters.withdraw(number);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
+use stage_times::{Stage, Worker};
+
 use super::core_lock::CoreLock;
 use super::heartbeat::ThreadKind;
 use super::sync;
@@ -34,12 +36,14 @@ pub fn run_log(core: &CoreLock, storage: impl Storage, disks: &DiskSpace) {
         let until = if log.waiting.is_empty() { log.check_at } else { log.check_at.min(log.retry_at) };
         let Some(work) = core.shared().log.drain_within(until.saturating_duration_since(sync::now())) else { return };
         core.shared().beats.works(ThreadKind::Log);
+        core.shared().stages.begin_work(Worker::Log, sync::now());
         if let Err(error) = log.perform(work) {
             core.submit(Event::Failed(error.into()));
             return;
         }
         log.check_space();
         core.shared().beats.waits(ThreadKind::Log);
+        core.shared().stages.end_work(Worker::Log, sync::now());
     }
 }
 
@@ -114,8 +118,13 @@ impl<S: Storage> LogThread<'_, S> {
         if self.waiting.is_empty() {
             return Ok(());
         }
+        let begun = sync::now();
         let durable = self.storage.persist(&self.waiting)?;
-        self.retry_at = sync::now() + SPACE_INTERVAL;
+        let now = sync::now();
+        self.retry_at = now + SPACE_INTERVAL;
+        if durable > 0 {
+            self.core.shared().stages.observe(Stage::LogSync, now.saturating_duration_since(begun));
+        }
         if let Some(last) = self.waiting.drain(..durable).next_back() {
             self.core.submit(Event::Input(Input::Durable(last.write_id)));
             self.core.shared().status().storage = self.storage.statistics();

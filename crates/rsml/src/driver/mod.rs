@@ -26,6 +26,7 @@ mod inbox;
 mod interleavings;
 mod leadership;
 mod log_thread;
+mod logged;
 mod network;
 mod options;
 mod receiving;

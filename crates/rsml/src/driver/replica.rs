@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use bytes::Bytes;
+use stage_times::{Stage, StageTimes};
 use tokio::sync::{oneshot, watch};
 
 use super::core_lock::CoreLock;
@@ -17,7 +18,7 @@ use super::sync;
 use super::sync::atomic::Ordering;
 use super::sync::thread::JoinHandle;
 use super::sync::{Mutex, mpsc};
-use super::waiters::TransferReply;
+use super::waiters::{Answer, TransferReply};
 use super::work::Event;
 use crate::core::{
     Input, MemberChange, Precondition, RaiseError, RaiseId, ReadId, ReconfigureError, ReconfigureId, RequestId,
@@ -70,8 +71,9 @@ impl ConsensusReplica {
     ) -> impl Future<Output = Result<Bytes, RequestError>> + Send + 'static {
         let id = RequestId(self.next_id());
         let (reply, outcome) = oneshot::channel();
-        let cancel_at = deadline.min(sync::now() + self.options.no_primary_wait);
-        self.shared().requests().add(id, cancel_at, deadline, reply);
+        let now = sync::now();
+        let cancel_at = deadline.min(now + self.options.no_primary_wait);
+        self.shared().requests().add(id, now, cancel_at, deadline, reply);
         let unfinished = Unfinished::begin(&self.core);
         if self.options.core.is_witness {
             self.shared().requests().refuse(id, RequestError::NotExecuted(WITHOUT_DATA.into()));
@@ -80,13 +82,19 @@ impl ConsensusReplica {
         } else if !unfinished.submit(Input::Propose { id, payload }) {
             self.shared().requests().refuse(id, RequestError::NotExecuted("the replica has stopped".into()));
         }
+        let stages = self.shared().stages.clone();
         async move {
             let _unfinished = unfinished;
             // The core cancels requests that it could not send in time, so only a request that was
             // sent is left at the deadline. A void may still take its place: then it is known not
             // to be executed.
             match tokio::time::timeout_at((deadline + GRACE).into(), outcome).await {
-                Ok(Ok(outcome)) => outcome,
+                Ok(Ok(Answer { result, applied })) => {
+                    if let Some(applied) = applied {
+                        stages.observe(Stage::Reply, sync::now().saturating_duration_since(applied));
+                    }
+                    result
+                }
                 Ok(Err(_)) => Err(RequestError::Unknown("the replica has stopped".into())),
                 Err(_) => Err(RequestError::Unknown("no outcome before the deadline".into())),
             }
@@ -165,6 +173,11 @@ impl ConsensusReplica {
     pub fn behind_for(&self) -> Option<Duration> {
         let at = self.shared().up_to_date_at.load(Ordering::Relaxed).checked_sub(1)?;
         Some(Duration::from_micros(self.shared().now().0.saturating_sub(at)))
+    }
+
+    /// How long requests of this replica spend in each stage, and how busy its threads are.
+    pub fn stages(&self) -> &StageTimes {
+        &self.shared().stages
     }
 
     /// Receives every change of role, view and primary, and the replica's failure.

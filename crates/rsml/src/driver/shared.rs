@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant as StdInstant;
 
+use stage_times::StageTimes;
 use tokio::sync::watch;
 
 use super::apply_queue::ApplyQueue;
@@ -25,6 +26,7 @@ pub struct ReplicaShared {
     /// The bound of `waiting_bytes`.
     pub max_waiting_bytes: usize,
     pub beats: Heartbeats,
+    pub stages: Arc<StageTimes>,
     pub log: Inbox<LogWork>,
     pub apply: ApplyQueue,
     pub snapshots: Inbox<SnapshotWork>,
@@ -68,6 +70,7 @@ impl ReplicaShared {
             waiting_bytes: AtomicUsize::new(0),
             max_waiting_bytes: options.max_waiting_bytes,
             beats: Heartbeats::new(options.stalled_after),
+            stages: Arc::default(),
             log: Inbox::new(),
             apply: ApplyQueue::new(),
             snapshots: Inbox::new(),

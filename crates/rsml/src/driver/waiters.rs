@@ -13,7 +13,22 @@ use crate::core::{
 };
 use crate::{Boot, Epoch, FeatureLevel, ReplicaId, Sequence};
 
-pub type RequestReply = oneshot::Sender<Result<Bytes, RequestError>>;
+/// The answer to a request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub result: Result<Bytes, RequestError>,
+    /// When it was applied, if it was.
+    pub applied: Option<StdInstant>,
+}
+
+/// When a request passed the first stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestTimes {
+    pub taken: StdInstant,
+    pub numbered: StdInstant,
+}
+
+pub type RequestReply = oneshot::Sender<Answer>;
 pub type ReadReply = oneshot::Sender<Result<Sequence, ReadError>>;
 
 /// The requests of this replica's session: first without a number, then by number.
@@ -35,6 +50,7 @@ pub struct RequestWaiters {
 }
 
 struct Waiter {
+    times: RequestTimes,
     deadline: StdInstant,
     /// `None` once the caller was answered.
     reply: Option<RequestReply>,
@@ -43,8 +59,12 @@ struct Waiter {
 
 impl Waiter {
     fn answer(&mut self, result: Result<Bytes, RequestError>) {
+        self.answer_applied(result, None);
+    }
+
+    fn answer_applied(&mut self, result: Result<Bytes, RequestError>, applied: Option<StdInstant>) {
         if let Some(reply) = self.reply.take() {
-            let _ = reply.send(result);
+            let _ = reply.send(Answer { result, applied });
         }
     }
 }
@@ -69,17 +89,26 @@ impl RequestWaiters {
         (self.first, self.boot, self.next_deadline) = (1, boot, None);
     }
 
-    /// Adds a request. If it has no number at `cancel_at`, it is cancelled; if it has one, it is
+    /// Adds a request that was taken now. If it has no number at `cancel_at`, it is cancelled; if it has one, it is
     /// given up at `deadline`.
-    pub fn add(&mut self, id: RequestId, cancel_at: StdInstant, deadline: StdInstant, reply: RequestReply) {
-        self.unnumbered.insert(id, Waiter { deadline, reply: Some(reply), given_up: false });
+    pub fn add(
+        &mut self,
+        id: RequestId,
+        now: StdInstant,
+        cancel_at: StdInstant,
+        deadline: StdInstant,
+        reply: RequestReply,
+    ) {
+        let times = RequestTimes { taken: now, numbered: now };
+        self.unnumbered.insert(id, Waiter { times, deadline, reply: Some(reply), given_up: false });
         self.expiry.push_back((id, cancel_at));
     }
 
     /// The request got its number in the session.
-    pub fn number(&mut self, id: RequestId, number: u64) {
+    pub fn number(&mut self, id: RequestId, number: u64, now: StdInstant) {
         assert_eq!(number, self.first + self.numbered.len() as u64, "numbers are assigned without gaps");
-        let waiter = self.unnumbered.remove(&id).expect("a request gets its number once");
+        let mut waiter = self.unnumbered.remove(&id).expect("a request gets its number once");
+        waiter.times.numbered = now;
         self.next_deadline = Some(self.next_deadline.map_or(waiter.deadline, |next| next.min(waiter.deadline)));
         self.numbered.push_back(waiter);
         while self.expiry.front().is_some_and(|(id, _)| !self.unnumbered.contains_key(id)) {
@@ -131,14 +160,17 @@ impl RequestWaiters {
     }
 
     /// A request was executed, with this outcome; or, with `None`, a void was applied in its place.
-    pub fn finish(&mut self, number: u64, outcome: Option<Bytes>) {
+    /// Returns the times of a request that was executed.
+    pub fn finish(&mut self, number: u64, outcome: Option<Bytes>, now: StdInstant) -> Option<RequestTimes> {
         if self.abandoned {
-            return;
+            return None;
         }
         assert_eq!(number, self.first, "the requests of a session end in order");
         self.first += 1;
         let mut waiter = self.numbered.pop_front().expect("only numbered requests are executed");
-        waiter.answer(outcome.ok_or(RequestError::GivenUp));
+        let applied = outcome.is_some().then_some(now);
+        waiter.answer_applied(outcome.ok_or(RequestError::GivenUp), applied);
+        applied.map(|_| waiter.times)
     }
 
     /// The requests through `number` were already executed in a snapshot that was installed, so
@@ -283,18 +315,18 @@ mod tests {
 
     use super::*;
 
-    type Answer = oneshot::Receiver<Result<Bytes, RequestError>>;
+    type Answers = oneshot::Receiver<Answer>;
 
     /// Requests numbered from 1, and the present. The deadline of request n is n seconds from now.
-    fn numbered(count: u64) -> (RequestWaiters, Vec<Answer>, StdInstant) {
+    fn numbered(count: u64) -> (RequestWaiters, Vec<Answers>, StdInstant) {
         let mut waiters = RequestWaiters::new(Boot(1));
         let now = StdInstant::now();
         let mut answers = Vec::new();
         for number in 1..=count {
             let (reply, answer) = oneshot::channel();
             let deadline = now + Duration::from_secs(number);
-            waiters.add(RequestId(100 + number), deadline, deadline, reply);
-            waiters.number(RequestId(100 + number), number);
+            waiters.add(RequestId(100 + number), now, deadline, deadline, reply);
+            waiters.number(RequestId(100 + number), number, now);
             answers.push(answer);
         }
         (waiters, answers, now)
@@ -302,12 +334,12 @@ mod tests {
 
     #[test]
     fn requests_executed_in_an_installed_snapshot_end_as_unknown_and_later_ones_continue() {
-        let (mut waiters, mut answers, _) = numbered(4);
-        waiters.finish(1, Some(Bytes::from_static(b"done")));
+        let (mut waiters, mut answers, now) = numbered(4);
+        waiters.finish(1, Some(Bytes::from_static(b"done")), now);
         waiters.lost_through(3);
         waiters.lost_through(2);
-        waiters.finish(4, Some(Bytes::from_static(b"late")));
-        let answers: Vec<_> = answers.iter_mut().map(|answer| answer.try_recv().expect("answered")).collect();
+        waiters.finish(4, Some(Bytes::from_static(b"late")), now);
+        let answers: Vec<_> = answers.iter_mut().map(|answer| answer.try_recv().expect("answered").result).collect();
         let lost = Err(RequestError::Unknown("a snapshot was installed over it".into()));
         assert_eq!(answers, [Ok("done".into()), lost.clone(), lost, Ok("late".into())]);
     }
@@ -319,20 +351,20 @@ mod tests {
         assert!(waiters.overdue(now).is_empty());
         assert_eq!(waiters.overdue(after(2)), [1, 2]);
         assert!(waiters.overdue(after(2)).is_empty());
-        waiters.finish(1, None);
+        waiters.finish(1, None, now);
         assert_eq!(waiters.overdue(after(9)), [3, 4]);
         assert!(waiters.overdue(after(99)).is_empty());
     }
 
     #[test]
     fn a_void_answers_that_the_request_was_not_executed_unless_it_was_answered_before() {
-        let (mut waiters, mut answers, _) = numbered(3);
+        let (mut waiters, mut answers, now) = numbered(3);
         waiters.withdraw(2);
-        assert_eq!(answers[1].try_recv(), Ok(Err(RequestError::GivenUp)));
-        waiters.finish(1, None);
-        waiters.finish(2, None);
-        waiters.finish(3, Some(Bytes::from_static(b"done")));
-        assert_eq!(answers[0].try_recv(), Ok(Err(RequestError::GivenUp)));
-        assert_eq!(answers[2].try_recv(), Ok(Ok("done".into())));
+        assert_eq!(answers[1].try_recv().expect("answered").result, Err(RequestError::GivenUp));
+        waiters.finish(1, None, now);
+        waiters.finish(2, None, now);
+        waiters.finish(3, Some(Bytes::from_static(b"done")), now);
+        assert_eq!(answers[0].try_recv().expect("answered").result, Err(RequestError::GivenUp));
+        assert_eq!(answers[2].try_recv().expect("answered").result, Ok("done".into()));
     }
 }

@@ -1,5 +1,7 @@
 //! The messages between the threads of a replica.
 
+use std::time::Instant as StdInstant;
+
 use bytes::Bytes;
 
 use super::failure::Failure;
@@ -22,9 +24,18 @@ pub enum LogWork {
     Trim(Sequence),
 }
 
+/// When entries that are delivered together got where they are, by the clock of this replica.
+#[derive(Clone, Copy, Debug)]
+pub struct Milestones {
+    /// When the first of them went to the log.
+    pub logged: StdInstant,
+    /// When they were known to be committed.
+    pub delivered: StdInstant,
+}
+
 /// For the apply thread.
 pub enum ApplyWork {
-    Entries(Vec<(Sequence, Bytes)>),
+    Entries(Vec<(Sequence, Bytes)>, Milestones),
     /// Continue with the database of this generation.
     Switch(u64),
 }

@@ -56,6 +56,16 @@ pub struct DoctorArgs {
 }
 
 pub async fn run(args: DoctorArgs) -> Result<ExitCode, Failure> {
+    let report = report(&args).await?;
+    match args.format {
+        Format::Json => output::write_json(&report)?,
+        Format::Text => output::write_line(&report.show())?,
+    }
+    Ok(ExitCode::from(u8::from(!report.is_fine())))
+}
+
+/// Makes the checks.
+pub async fn report(args: &DoctorArgs) -> Result<Report, Failure> {
     let mut report = Report::default();
     let config = args.config.as_deref().map(|file| load(file, args.node_id)).transpose()?;
     let token = access::token_file()?;
@@ -75,21 +85,17 @@ pub async fn run(args: DoctorArgs) -> Result<ExitCode, Failure> {
         report.skip("cluster", "--no-cluster");
     } else {
         let target = match &config {
-            Some(config) => args.admin.or(configured(config)),
-            None => args.admin,
+            Some(config) => args.admin.clone().or(configured(config)),
+            None => args.admin.clone(),
         };
         let is_in_network = config.as_ref().is_some_and(listeners::serves_a_network);
         cluster::check(&AdminClient::new()?, &target, is_in_network, &mut report).await;
     }
     report.sort();
-    match args.format {
-        Format::Json => output::write_json(&report)?,
-        Format::Text => output::write_line(&report.show())?,
-    }
-    Ok(ExitCode::from(u8::from(!report.is_fine())))
+    Ok(report)
 }
 
-fn load(file: &Path, node_id: Option<u32>) -> Result<Config, Failure> {
+pub fn load(file: &Path, node_id: Option<u32>) -> Result<Config, Failure> {
     let overrides = Overrides { node_id, ..Overrides::default() };
     let config = Config::load(Some(file), &Environment::of_process(), &overrides);
     let config = config.map_err(|error| Failure::Usage(error.to_string()))?;
@@ -98,7 +104,7 @@ fn load(file: &Path, node_id: Option<u32>) -> Result<Config, Failure> {
 }
 
 /// The admin addresses in a configuration.
-fn configured(config: &Config) -> Vec<String> {
+pub fn configured(config: &Config) -> Vec<String> {
     let of_replicas = config.replication.replicas.iter().map(|replica| replica.admin.to_string());
     match config.mode == Mode::Replicated && config.replication.is_listed {
         true => of_replicas.collect(),

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bytes;
+mod debug;
 mod doctor;
 mod exit_status;
 mod fake_replicas;

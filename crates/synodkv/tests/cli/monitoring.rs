@@ -43,8 +43,13 @@ fn cluster(folder: &Path) -> Server {
 }
 
 fn metrics(server: &Server) -> String {
+    get(server, "/metrics")
+}
+
+/// An answer with its head.
+fn get(server: &Server, path: &str) -> String {
     let mut stream = TcpStream::connect(&server.admin).expect("the server listens");
-    let request = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", server.admin);
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", server.admin);
     stream.write_all(request.as_bytes()).expect("written");
     let mut page = String::new();
     stream.read_to_string(&mut page).expect("text");
@@ -88,6 +93,94 @@ fn alerts_and_dashboard_name_metrics_that_a_running_cluster_has() {
     assert!(wanted.len() > 30, "{wanted:?}");
     let unknown: Vec<&String> = wanted.iter().filter(|name| !present.contains(name.as_str())).collect();
     assert!(unknown.is_empty(), "no such metrics: {unknown:?}\n{page}");
+}
+
+/// The value of a sample, by its name and labels.
+fn sample(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name}\n{page}")).trim().parse().expect("a number")
+}
+
+fn stage(page: &str, figure: &str, stage: &str) -> f64 {
+    sample(page, &format!("synodkv_stage_seconds_{figure}{{stage=\"{stage}\"}}"))
+}
+
+#[test]
+fn each_write_passes_each_stage_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let replicated = ["queue", "order", "quorum", "apply", "reply"].as_slice();
+    let standalone = ["queue", "apply", "log_sync", "reply"].as_slice();
+    for (server, stages) in [(cluster(folder.path()), replicated), (Server::start(), standalone)] {
+        for _ in 0..3 {
+            printed(run(&server, &["set", "k", "v"]));
+        }
+        printed(run(&server, &["get", "k"]));
+        let page = metrics(&server);
+        let counts: Vec<f64> = stages.iter().map(|name| stage(&page, "count", name)).collect();
+        // The server may have written something itself.
+        assert!(counts[0] >= 3.0 && counts.iter().all(|count| *count == counts[0]), "{counts:?}\n{page}");
+        assert!(stage(&page, "count", "log_sync") >= 1.0);
+        // A stage that ends in the round in which it began takes no time.
+        assert!(["queue", "log_sync", "apply", "reply"].iter().all(|name| stage(&page, "sum", name) > 0.0), "{page}");
+        assert_eq!(stage(&page, "count", "read_execute"), 1.0);
+        assert!(sample(&page, "synodkv_thread_busy_seconds_total{thread=\"log\"}") > 0.0);
+    }
+}
+
+/// Each field of `value` is in the schema. The schema itself allows others, for later releases.
+fn assert_described(schema: &Value, root: &Value, value: &Value, place: &str) {
+    let schema = match schema["$ref"].as_str() {
+        Some(place) => root.pointer(place.trim_start_matches('#')).expect("it is defined"),
+        None => schema,
+    };
+    if let (Some(described), Some(fields)) = (schema["properties"].as_object(), value.as_object()) {
+        for (name, value) in fields {
+            let field = described.get(name).unwrap_or_else(|| panic!("{place}.{name} is not in the schema"));
+            assert_described(field, root, value, &format!("{place}.{name}"));
+        }
+    }
+    if let (Some(items), Some(values)) = (schema.get("items"), value.as_array()) {
+        values.iter().for_each(|value| assert_described(items, root, value, &format!("{place}[]")));
+    }
+}
+
+#[test]
+fn the_status_follows_its_schema() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/status.schema.json");
+    let schema: Value = serde_json::from_slice(&std::fs::read(&file).expect("readable")).expect("JSON");
+    let folder = tempfile::tempdir().expect("a folder");
+    for server in [cluster(folder.path()), Server::start()] {
+        printed(run(&server, &["set", "k", "v"]));
+        // Judged from the second sample on.
+        let status = loop {
+            let answer = get(&server, "/status");
+            let body = answer.split_once("\r\n\r\n").expect("a body").1;
+            let status: Value = serde_json::from_str(body).expect("JSON");
+            if !status["limited_by"].is_null() {
+                break status;
+            }
+            std::thread::yield_now();
+        };
+        assert_described(&schema, &schema, &status, "status");
+        for name in schema["required"].as_array().expect("a list") {
+            assert!(status.get(name.as_str().expect("a name")).is_some(), "no {name}: {status}");
+        }
+        assert!(printed(run(&server, &["status"])).contains("\nlimit    "), "{status}");
+        let document = folder.path().join("status.json");
+        std::fs::write(&document, status.to_string()).expect("written");
+        let check = "import json, sys\ntry:\n    import jsonschema\nexcept ImportError:\n    sys.exit(77)\n\
+                     schema, status = (json.load(open(file)) for file in sys.argv[1:])\n\
+                     jsonschema.Draft202012Validator.check_schema(schema)\n\
+                     jsonschema.Draft202012Validator(schema).validate(status)\n";
+        match Command::new("python3").args(["-c", check]).arg(&file).arg(&document).output() {
+            Ok(output) if output.status.code() == Some(77) => {
+                eprintln!("no jsonschema for Python: types are unchecked")
+            }
+            Ok(output) => assert!(output.status.success(), "{}", text(&output.stderr)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => eprintln!("no Python: types are unchecked"),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 #[test]

@@ -360,7 +360,12 @@ impl Drop for FreezableDisk {
 }
 
 /// These tests take long because they test a stall of half a minute.
-async fn is_live_again_after_a_freeze(server: &Server, disk: &FreezableDisk, thread: &str) {
+async fn is_live_again_after_a_freeze(
+    server: &Server,
+    disk: &FreezableDisk,
+    thread: &str,
+    while_frozen: impl AsyncFn(&Server),
+) {
     let client = client(server).await;
     disk.freeze();
     let stuck = tokio::spawn(async move { client.set(KeyRef::new("stuck"), "1").await });
@@ -369,6 +374,7 @@ async fn is_live_again_after_a_freeze(server: &Server, disk: &FreezableDisk, thr
         other => Err(format!("{other:?}")),
     })
     .await;
+    while_frozen(server).await;
     assert!(disk.thaw());
     eventually("the process is live again", async || match server.get("/health/live").await? {
         (200, _) => Ok(()),
@@ -380,6 +386,18 @@ async fn is_live_again_after_a_freeze(server: &Server, disk: &FreezableDisk, thr
     writes_go_on(server).await;
 }
 
+async fn names_the_disk(server: &Server) {
+    eventually("the status names the disk as the limit", async || {
+        let (_, body) = server.get("/status").await?;
+        let status: serde_json::Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+        match status["limited_by"]["name"].as_str() {
+            Some("disk_sync") => Ok(()),
+            _ => Err(status["limited_by"].to_string()),
+        }
+    })
+    .await;
+}
+
 #[cfg(feature = "rocksdb")]
 #[test]
 fn a_standalone_server_is_not_live_while_its_disk_hangs() {
@@ -389,7 +407,7 @@ fn a_standalone_server_is_not_live_while_its_disk_hangs() {
         server.start();
         server.live().await;
         server.ready().await;
-        is_live_again_after_a_freeze(&server, &disk, "group-commit").await;
+        is_live_again_after_a_freeze(&server, &disk, "group-commit", async |_| {}).await;
         server.stop().await;
     });
 }
@@ -403,7 +421,7 @@ fn a_replica_whose_disk_hangs_is_not_live_and_the_others_serve_on() {
             server.start();
         }
         cluster.ready().await;
-        is_live_again_after_a_freeze(&cluster.servers[1], &disk, "rsml-log-1").await;
+        is_live_again_after_a_freeze(&cluster.servers[1], &disk, "rsml-log-1", names_the_disk).await;
         cluster.ready().await;
         for server in &mut cluster.servers {
             server.stop().await;
