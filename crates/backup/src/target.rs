@@ -202,11 +202,20 @@ impl Target {
 
     /// The size of an object; `None` if it does not exist.
     pub(crate) async fn size(&self, name: &str) -> Result<Option<u64>, BackupError> {
-        match self.store.head(&self.path(name)).await {
-            Ok(found) => Ok(Some(found.size)),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("look at", name, &error)),
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            match self.store.head(&self.path(name)).await {
+                Ok(found) => return Ok(Some(found.size)),
+                Err(Error::NotFound { .. }) => return Ok(None),
+                Err(error) if attempt < ATTEMPTS && is_passing(&error) => {
+                    tracing::debug!(%error, name, "looking at an object failed; the next attempt follows");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(self.failed("look at", name, &error)),
+            }
         }
+        unreachable!("the last attempt returns")
     }
 
     /// All objects whose name begins with the folder `folder`: names within the target, and what the
