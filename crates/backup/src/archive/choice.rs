@@ -1,10 +1,13 @@
 //! Which points can be restored, and from what.
 
+use std::sync::Arc;
+
+use futures_util::StreamExt;
 use kv_api::Change;
 use time::OffsetDateTime;
 
 use super::chain::{Archive, Chain, Segment};
-use super::read::{fetch, for_each};
+use super::read::{fetch, linked};
 use crate::manifest::Summary;
 use crate::seal::Keys;
 use crate::{Backup, BackupError, Entry, Target, open};
@@ -242,23 +245,35 @@ impl PointInTime {
         Ok(())
     }
 
-    /// Visits all changes from the backup to the point, in their order. Blocks between segments.
+    /// Gives all changes from the backup to the point to `visit`, in their order, on a thread that may
+    /// block. `state` goes with them, and comes back.
     ///
     /// # Errors
     /// [`BackupError::Damaged`]; those of the store, and of `visit`.
-    pub async fn changes<E: From<BackupError>>(
+    pub async fn changes<S, E>(
         &self,
-        keys: &Keys,
-        mut visit: impl FnMut(Change) -> Result<(), E>,
-    ) -> Result<(), E> {
+        keys: &Arc<Keys>,
+        mut state: S,
+        visit: fn(&mut S, Change) -> Result<(), E>,
+    ) -> Result<S, E>
+    where
+        S: Send + 'static,
+        E: From<BackupError> + Send + 'static,
+    {
         let (from, to) = (self.backup.summary().version, self.version);
-        let last = for_each(&self.target, &self.segments, |segment| {
-            segment.changes(keys, |change, _| match change.version.0 {
-                version if version > from && version <= to => visit(change),
-                _ => Ok(()),
-            })
-        });
-        last.await
+        let mut segments = Box::pin(linked(&self.target, &self.segments));
+        while let Some(segment) = segments.next().await {
+            let (segment, keys) = (segment?, keys.clone());
+            let visited = tokio::task::spawn_blocking(move || {
+                segment.changes(&keys, |change, _| match change.version.0 {
+                    version if version > from && version <= to => visit(&mut state, change),
+                    _ => Ok(()),
+                })?;
+                Ok::<S, E>(state)
+            });
+            state = visited.await.map_err(|error| BackupError::Unavailable(error.to_string()))??;
+        }
+        Ok(state)
     }
 
     /// Bytes of the segments.

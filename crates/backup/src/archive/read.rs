@@ -1,7 +1,7 @@
 //! Reads and verifies segments.
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use kv_api::Change;
 use time::OffsetDateTime;
 
@@ -57,23 +57,20 @@ impl Fetched {
     }
 }
 
-/// Reads segments one after the other; some are on their way while one is used. Each is compared with
-/// the hash that the next one names.
-pub(super) async fn for_each<E: From<BackupError>>(
-    target: &Target,
-    segments: &[Segment],
-    mut visit: impl FnMut(Fetched) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut fetched = stream::iter(segments).map(|segment| fetch(target, segment)).buffered(READS);
-    let mut before: Option<(u64, String)> = None;
-    while let Some(segment) = fetched.next().await {
-        let segment = segment?;
-        if let Some((last, hash)) = before.replace((segment.info.last, segment.hash.clone())) {
-            check_link(&segment, last, &hash)?;
-        }
-        visit(segment)?;
-    }
-    Ok(())
+/// Segments one after the other; some are on their way while one is used. Each is compared with the
+/// hash that the next one names.
+pub(super) fn linked(target: &Target, segments: &[Segment]) -> impl Stream<Item = Result<Fetched, BackupError>> {
+    let fetched = stream::iter(segments).map(|segment| fetch(target, segment)).buffered(READS);
+    let check = |before: &mut Option<(u64, String)>, segment: Result<Fetched, BackupError>| {
+        let checked = segment.and_then(|segment| {
+            if let Some((last, hash)) = before.replace((segment.info.last, segment.hash.clone())) {
+                check_link(&segment, last, &hash)?;
+            }
+            Ok(segment)
+        });
+        std::future::ready(Some(checked))
+    };
+    fetched.scan(None, check)
 }
 
 fn check_link(segment: &Fetched, last: u64, hash: &str) -> Result<(), BackupError> {

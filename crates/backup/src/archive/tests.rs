@@ -131,7 +131,7 @@ async fn archive(archiver: &mut Archiver, history: &mut History) {
     }
 }
 
-async fn restored(target: &Target, version: u64, keys: &Keys) -> Result<Rows, BackupError> {
+async fn restored(target: &Target, version: u64, keys: &Arc<Keys>) -> Result<Rows, BackupError> {
     let mut point = choose(target, Point::Version(version), keys).await?;
     assert_eq!(point.version, version);
     point.unlock(keys).await?;
@@ -143,25 +143,24 @@ async fn restored(target: &Target, version: u64, keys: &Keys) -> Result<Rows, Ba
             Ok::<(), BackupError>(())
         })?;
     }
-    let mut last = point.backup.summary().version;
-    point
-        .changes(keys, |change| {
-            assert!(change.version.0 > last && change.version.0 <= version);
-            last = change.version.0;
-            for FamilyEffect { column_family, effect } in change.effects {
-                match effect {
-                    Effect::Set { key, value } => drop(rows.insert((column_family, key.to_vec()), value.to_vec())),
-                    Effect::Delete { key } => drop(rows.remove(&(column_family, key.to_vec()))),
-                    Effect::Clear { begin, end, .. } => rows.retain(|(family, key), _| {
-                        *family != column_family
-                            || key[..] < begin[..]
-                            || end.as_ref().is_some_and(|end| key[..] >= end[..])
-                    }),
-                }
+    let apply = |(rows, last): &mut (Rows, u64), change: Change| {
+        assert!(change.version.0 > *last, "{change:?} comes after {last}");
+        *last = change.version.0;
+        for FamilyEffect { column_family, effect } in change.effects {
+            match effect {
+                Effect::Set { key, value } => drop(rows.insert((column_family, key.to_vec()), value.to_vec())),
+                Effect::Delete { key } => drop(rows.remove(&(column_family, key.to_vec()))),
+                Effect::Clear { begin, end, .. } => rows.retain(|(family, key), _| {
+                    *family != column_family
+                        || key[..] < begin[..]
+                        || end.as_ref().is_some_and(|end| key[..] >= end[..])
+                }),
             }
-            Ok::<(), BackupError>(())
-        })
-        .await?;
+        }
+        Ok::<(), BackupError>(())
+    };
+    let (rows, last) = point.changes(keys, (rows, point.backup.summary().version), apply).await?;
+    assert!(last <= version);
     Ok(rows)
 }
 
@@ -198,7 +197,7 @@ fn every_version_of_a_random_history_is_restored_whoever_archived_it_and_however
                 // Another archiver each time, which continues where the one before has ended.
                 archive(&mut archiver(&target, sealing()).await.unwrap(), &mut history).await;
             }
-            let keys = keys(&path);
+            let keys = Arc::new(keys(&path));
             for (place, rows) in history.rows.iter().enumerate() {
                 let found = restored(&target, BASE + place as u64, &keys).await.unwrap();
                 assert!(found == *rows, "seed {seed}: version {} differs", BASE + place as u64);
@@ -224,7 +223,7 @@ fn a_store_that_fails_and_cuts_replies_gets_the_whole_archive() {
             (0..12).for_each(|_| history.step());
             archive(&mut archiver(&target, Sealing::None).await.unwrap(), &mut history).await;
         }
-        let keys = Keys::default();
+        let keys = Arc::new(Keys::default());
         assert_eq!(findings(&target, &keys).await, [""; 0]);
         for place in [0, 7, 20, 36] {
             assert!(restored(&target, BASE + place, &keys).await.unwrap() == history.rows[place as usize]);
@@ -260,7 +259,7 @@ fn a_flipped_bit_a_cut_and_a_loss_of_any_segment_are_found_and_named() {
                 store.put(&place, sound.slice(..sound.len() - 1).into()).await.unwrap();
                 let found = findings(&target, &keys(&path)).await;
                 assert!(found.len() == 1 && found[0].contains(name), "cut of {name}: {found:?}");
-                let error = restored(&target, history.version(), &keys(&path)).await.unwrap_err();
+                let error = restored(&target, history.version(), &Arc::new(keys(&path))).await.unwrap_err();
                 assert!(matches!(&error, BackupError::Damaged { object, .. } if object.contains(name)), "{error}");
                 store.delete(&place).await.unwrap();
                 let found = findings(&target, &keys(&path)).await;
@@ -269,7 +268,7 @@ fn a_flipped_bit_a_cut_and_a_loss_of_any_segment_are_found_and_named() {
                     assert!(found.len() == 1 && found[0].contains(&names[number + 1]), "loss of {name}: {found:?}");
                     assert!(found[0].contains("is missing"), "{found:?}");
                 }
-                let error = restored(&target, history.version(), &keys(&path)).await.unwrap_err();
+                let error = restored(&target, history.version(), &Arc::new(keys(&path))).await.unwrap_err();
                 let BackupError::NotRestorable { newest, .. } = error else { panic!("{error}") };
                 let before = Archive::load(&target).await.unwrap();
                 assert_eq!(newest, if number == 0 { BASE } else { before.reach(BASE).unwrap().last() });
@@ -375,7 +374,7 @@ fn two_segments_after_the_same_one_leave_one_chain_from_which_everything_is_rest
         let archive = Archive::load(&target).await.unwrap();
         assert_eq!((archive.chains.len(), archive.replaced.len()), (1, 1));
         for place in 0..history.rows.len() {
-            let rows = restored(&target, BASE + place as u64, &Keys::default()).await.unwrap();
+            let rows = restored(&target, BASE + place as u64, &Arc::default()).await.unwrap();
             assert!(rows == history.rows[place]);
         }
     });
@@ -399,7 +398,7 @@ fn a_gap_needs_a_new_full_backup_and_lies_outside_of_what_can_be_restored() {
         assert_eq!(archiver.skip_to_full().await.unwrap(), Some(BASE + 20));
         (0..10).for_each(|_| history.step());
         archive(&mut archiver, &mut history).await;
-        let keys = Keys::default();
+        let keys = Arc::new(Keys::default());
         let entries = list(&target).await.unwrap();
         let all = windows(&target, &entries, &Archive::load(&target).await.unwrap()).await.unwrap();
         let ends: Vec<_> = all.iter().map(|window| (window.from, window.to)).collect();
@@ -500,10 +499,49 @@ fn an_encrypted_archive_tells_no_keys_and_opens_with_no_other_key() {
         let other = folder.path().join("other");
         KeyFile::create(&other).unwrap();
         for keys in [Keys::default(), keys(&other)] {
-            let error = restored(&target, BASE + 1, &keys).await.unwrap_err();
+            let error = restored(&target, BASE + 1, &Arc::new(keys)).await.unwrap_err();
             assert!(matches!(&error, BackupError::Input(text) if text.contains("needs the key file")), "{error}");
         }
-        assert_eq!(restored(&target, BASE + 1, &keys(&path)).await.unwrap().len(), 1);
+        assert_eq!(restored(&target, BASE + 1, &Arc::new(keys(&path))).await.unwrap().len(), 1);
         assert_eq!(findings(&target, &Keys::default()).await, [""; 0], "hashes can be compared without a key");
+    });
+}
+
+#[test]
+fn prune_leaves_every_point_that_a_kept_backup_leads_to() {
+    run(async {
+        let (store, target) = memory();
+        let mut history = History::new(11);
+        full(&target, &history, &Sealing::None).await;
+        let mut archiver = archiver(&target, Sealing::None).await.unwrap();
+        for _ in 0..3 {
+            (0..10).for_each(|_| history.step());
+            archive(&mut archiver, &mut history).await;
+            full(&target, &history, &Sealing::None).await;
+        }
+        let day = std::time::Duration::from_secs(86_400);
+        let now = OffsetDateTime::now_utc();
+        let before = segments(&store).await;
+        // All are young: everything stays.
+        let plan = crate::plan_prune(&target, 14 * day, now, false).await.unwrap();
+        assert!(plan.removed.is_empty() && plan.segments.is_empty());
+        // All are old: the newest stays, and no segment before it.
+        let plan = crate::plan_prune(&target, 14 * day, now + 20 * day, false).await.unwrap();
+        assert_eq!((plan.removed.len(), plan.segments.len()), (3, before.len() - 1));
+        // The third one goes on as the base of the archive as long as this leads from there to what is young.
+        (0..10).for_each(|_| history.step());
+        archive(&mut archiver, &mut history).await;
+        let plan = crate::plan_prune(&target, 14 * day, now + 20 * day, false).await.unwrap();
+        crate::prune(&target, &plan).await.unwrap();
+        assert_eq!(findings(&target, &Keys::default()).await, [""; 0]);
+        for place in 30..=40 {
+            let rows = restored(&target, BASE + place, &Arc::default()).await.unwrap();
+            assert!(rows == history.rows[place as usize]);
+        }
+        let error = restored(&target, BASE + 29, &Arc::default()).await.unwrap_err();
+        assert!(matches!(error, BackupError::NotRestorable { oldest: 130, newest: 140, .. }), "{error}");
+        history.step();
+        archive(&mut archiver, &mut history).await;
+        assert!(restored(&target, history.version(), &Arc::default()).await.is_ok());
     });
 }
