@@ -14,10 +14,10 @@
 //!   before is there before it stores the next, so a hole is found when it would be made;
 //! - no object is overwritten. The name contains the hash of the bytes, so a repeated put is harmless,
 //!   and an object that was changed is found without any other;
-//! - two archivers do not go on side by side: each looks at the claims before it stores a segment, and
-//!   only the one with the greatest claim goes on. Should both have stored a segment after the same one,
-//!   because neither had seen the claim of the other, both segments are right, since a version changes the same
-//!   everywhere: the chain goes on from one of them, and the other one is passed over;
+//! - only one archiver writes: each looks at the claims before it stores a segment, and ends unless
+//!   its own is the greatest. Should two have stored a segment after the same one, because neither had
+//!   seen the claim of the other, both segments are right, since a version changes the same everywhere:
+//!   the chain continues with one of them, and readers pass over the other;
 //! - the time of a version never lies before that of the version before, whatever the clock does.
 
 mod chain;

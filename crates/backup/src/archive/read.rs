@@ -93,7 +93,7 @@ pub struct ArchiveVerified {
     pub findings: Vec<Finding>,
 }
 
-/// Checks the archive beside the backups `entries`: that no segment is missing, and with
+/// Checks the archive that belongs to the backups `entries`: that no segment is missing, and with
 /// [`Depth::Full`] that each is what was stored, follows the one before, and can be read. `progress`
 /// gets the bytes of each segment.
 ///

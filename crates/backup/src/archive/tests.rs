@@ -528,7 +528,7 @@ fn prune_leaves_every_point_that_a_kept_backup_leads_to() {
         // All are old: the newest stays, and no segment before it.
         let plan = crate::plan_prune(&target, 14 * day, now + 20 * day, false).await.unwrap();
         assert_eq!((plan.removed.len(), plan.segments.len()), (3, before.len() - 1));
-        // The third one goes on as the base of the archive as long as this leads from there to what is young.
+        // The third one stays the base of the archive as long as this leads from there to what is young.
         (0..10).for_each(|_| history.step());
         archive(&mut archiver, &mut history).await;
         let plan = crate::plan_prune(&target, 14 * day, now + 20 * day, false).await.unwrap();

@@ -17,7 +17,7 @@ use crate::{BackupError, FORMAT, Target};
 /// A segment is full when its changes have this many bytes.
 const SEGMENT_BYTES: usize = 16 << 20;
 
-/// What an archiver says of itself.
+/// Names an archiver, for people.
 #[derive(Serialize, Deserialize)]
 struct Claim {
     /// Where it runs, for people.

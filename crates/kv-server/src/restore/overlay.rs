@@ -1,6 +1,6 @@
 //! Changes that are put on the rows of a backup while these are restored.
 //!
-//! The changes come first. What they leave of each key is kept in a storage engine of its own, because it
+//! The changes come first. The last state of each key is kept in a storage engine of its own, because it
 //! may be more than fits into memory; the ranges that they clear are in memory, joined where they touch.
 //! Then the rows of the backup come in their order, and the two are merged.
 //!
@@ -26,6 +26,9 @@ const TABLE: Table = Table::Meta;
 
 const DELETED: &[u8] = &[0];
 const SET: &[u8] = &[1];
+
+/// Takes the next row: family, key and value.
+pub(super) type PassOn<'p> = dyn FnMut(&str, &[u8], &[u8]) -> Result<(), KvError> + 'p;
 
 pub(super) struct Overlay {
     engine: Arc<dyn Engine>,
@@ -125,13 +128,7 @@ impl Overlay {
     }
 
     /// Passes on the rows up to the next one of the backup, and that one unless it has changed.
-    pub fn row(
-        &mut self,
-        family: &str,
-        key: &[u8],
-        value: &[u8],
-        into: &mut dyn FnMut(&str, &[u8], &[u8]) -> Result<(), KvError>,
-    ) -> Result<(), KvError> {
+    pub fn row(&mut self, family: &str, key: &[u8], value: &[u8], into: &mut PassOn<'_>) -> Result<(), KvError> {
         let prefix = key_codec::prefix(family, key);
         self.rows_before(Some(&prefix), into)?;
         if self.next.front().is_some_and(|(next, _)| *next == prefix) {
@@ -146,15 +143,11 @@ impl Overlay {
     }
 
     /// Passes on the rest.
-    pub fn finish(&mut self, into: &mut dyn FnMut(&str, &[u8], &[u8]) -> Result<(), KvError>) -> Result<(), KvError> {
+    pub fn finish(&mut self, into: &mut PassOn<'_>) -> Result<(), KvError> {
         self.rows_before(None, into)
     }
 
-    fn rows_before(
-        &mut self,
-        end: Option<&[u8]>,
-        into: &mut dyn FnMut(&str, &[u8], &[u8]) -> Result<(), KvError>,
-    ) -> Result<(), KvError> {
+    fn rows_before(&mut self, end: Option<&[u8]>, into: &mut PassOn<'_>) -> Result<(), KvError> {
         loop {
             if self.next.is_empty() {
                 self.read_more()?;
@@ -175,7 +168,7 @@ impl Overlay {
         }
         self.write()?;
         let mut cursor = self.engine.cursor(TABLE, &[], &key_codec::END)?;
-        // The smallest key behind the last one.
+        // The smallest key after the last one.
         let from = if self.read.is_empty() { Vec::new() } else { [&self.read[..], &[0]].concat() };
         cursor.seek(&from)?;
         let mut bytes = 0;
@@ -195,11 +188,7 @@ impl Overlay {
     }
 }
 
-fn pass_on(
-    prefix: &[u8],
-    state: &[u8],
-    into: &mut dyn FnMut(&str, &[u8], &[u8]) -> Result<(), KvError>,
-) -> Result<(), KvError> {
+fn pass_on(prefix: &[u8], state: &[u8], into: &mut PassOn<'_>) -> Result<(), KvError> {
     match state.split_first() {
         Some((1, value)) => into(key_codec::family(prefix)?, &key_codec::user_key(prefix)?, value),
         _ => Ok(()),
@@ -214,6 +203,7 @@ mod tests {
 
     use super::*;
 
+    type Row = (String, Vec<u8>, Vec<u8>);
     type Rows = BTreeMap<(usize, String, Vec<u8>), Vec<u8>>;
 
     struct Random(u64);
@@ -239,11 +229,7 @@ mod tests {
         (family.len(), family.to_string(), key.to_vec())
     }
 
-    fn merge(
-        engine: Arc<dyn Engine>,
-        base: &Rows,
-        changes: &[Change],
-    ) -> (Vec<(String, Vec<u8>, Vec<u8>)>, Vec<String>) {
+    fn merge(engine: Arc<dyn Engine>, base: &Rows, changes: &[Change]) -> (Vec<Row>, Vec<String>) {
         let mut overlay = Overlay::new(engine);
         changes.iter().for_each(|change| overlay.change(change).unwrap());
         let mut merged = Vec::new();

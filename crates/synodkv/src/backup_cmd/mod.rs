@@ -141,7 +141,7 @@ pub struct CreateArgs {
 /// them in segments: one each --every, or sooner when there is much. It continues where the archive ends.
 /// Servers keep changes for changes.retention_ms, by default ten minutes: if it was away for longer, the changes
 /// in between are lost to the archive, and it needs a new full backup (exit status 1, and the message has the
-/// command); if there is one already, it goes on from there. Only one runs at a time: a second one
+/// command); if there is one already, it continues from there. Only one runs at a time: a second one
 /// takes over, and the first one ends (exit status 1). SIGINT and SIGTERM store what there is, and end it (exit status 0).
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \

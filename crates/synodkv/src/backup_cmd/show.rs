@@ -38,7 +38,7 @@ pub async fn list(args: ListArgs) -> Result<ExitCode, Failure> {
     Ok(if is_damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// What can be restored, in words.
+/// The versions that can be restored, in words.
 fn restorable(archive: &Archive, windows: &[Window]) -> String {
     let lines = windows.iter().map(|window| {
         let Window { from, to, begin_time, end_time } = window;

@@ -1,6 +1,6 @@
 //! `backup watch`: archives changes as they happen.
 //!
-//! What is read and not stored yet is bounded: while a segment waits for the store, nothing more is
+//! Changes that are read and not stored yet are bounded: while a segment waits for the store, nothing more is
 //! read. The servers keep the changes meanwhile, and the next attempt follows.
 
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ const REPLY_BYTES: u32 = 4 << 20;
 /// Pauses between attempts to store a segment.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long the last segment may take when it is told to end.
+/// How long the last segment may take after a signal.
 const LAST_PATIENCE: Duration = Duration::from_secs(30);
 
 pub async fn run(args: WatchArgs) -> Result<ExitCode, Failure> {
@@ -54,7 +54,7 @@ fn host() -> String {
     if name.trim().is_empty() { "an unknown host".to_string() } else { name.trim().to_string() }
 }
 
-/// Who encrypts backups does not want their changes to be open.
+/// An encrypted backup with an open archive would give its rows away.
 async fn refuse_open_archive(archiver: &Archiver, target: &backup::Target) -> Result<(), Failure> {
     let backups = backup::list(target).await.map_err(failure)?;
     let newest = backups.iter().filter_map(backup::Entry::complete).max_by_key(|summary| summary.version);
@@ -188,7 +188,7 @@ impl Watch {
     }
 
     async fn report(&self, flushed: &Flushed) -> Result<(), Failure> {
-        // Without an answer the lag is unknown, and the archive goes on.
+        // Without an answer the lag is unknown, which is no reason to end.
         let newest = tokio::time::timeout(Duration::from_secs(5), self.client.read_version()).await;
         let lag = newest.ok().and_then(Result::ok).map(|version| version.0.saturating_sub(flushed.segment.last));
         let behind = (OffsetDateTime::now_utc() - flushed.time).as_seconds_f64().max(0.0);

@@ -145,7 +145,7 @@ pub async fn run(args: RestoreArgs) -> Result<ExitCode, Failure> {
     directory::run(args, source, Arc::new(keys)).await
 }
 
-/// What is restored.
+/// The origin of the rows.
 enum Source {
     /// One full backup, perhaps of some families or keys only.
     Full(Backup),

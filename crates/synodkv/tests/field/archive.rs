@@ -68,7 +68,7 @@ async fn restored(from: &str, more: &[&str]) -> (Server, Value) {
     (single, document)
 }
 
-/// What happens in the cluster: each is one version.
+/// Commands to the cluster; each makes one version, or none.
 const STEPS: [&[&str]; 14] = [
     &["txn", "-e", "set a 1", "-e", "set b 2", "-e", "add counter 5"],
     &["family", "create", "users"],
