@@ -203,7 +203,8 @@ async fn live_backup(target: &Target, at: Option<u64>, keys: &Keys) -> Result<Ba
     let Some(version) = at else { return Err(failure(error)) };
     match choose(target, Point::Version(version), keys).await {
         Ok(point) => Err(Failure::Usage(format!(
-            "--into with a version between full backups is not supported yet: restore version {version} into an empty              directory, or the full backup before it with --at {}",
+            "--into with a version between full backups is not supported yet: restore version {version} into an empty \
+             directory, or the full backup before it with --at {}",
             point.backup.summary().version
         ))),
         Err(_) => Err(failure(error)),
