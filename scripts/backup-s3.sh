@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Backs up a server to a real S3 server (moto of PyPI), through a proxy that answers with errors, cuts replies and is slow,
-# and restores from there. Ends with a line that begins with "ok"; exit status 1 if something is not as it should be.
+# archives changes, and restores from there, also points in time. Ends with a line that begins with "ok"; exit status 1 if
+# something is not as it should be.
 #
 #   scripts/backup-s3.sh                       # builds, if necessary
 #   scripts/backup-s3.sh --synodkv PROGRAM     # an existing program

@@ -121,6 +121,32 @@ def row_hash(admin):
     return document["hash"], document["count"]
 
 
+def archive_and_restore(program, folder, url, store, key):
+    """Archives changes through the faults, and restores each version in between."""
+    hashes = {}
+    for number in range(3):
+        program.run("txn", "-e", f"set point {number}", "-e", "add counter 1", "-e", "clear key000000 key000002")
+        admin = program.environment["SYNODKV_ADMIN"].rsplit(":", 1)[1]
+        program.run("backup", "watch", "--to", url, *store, "--once", "--encrypt-with", key)
+        listed = json.loads(program.run("backup", "list", url, *store, "--format", "json"))
+        hashes[listed["restorable"][-1]["to_version"]] = row_hash(admin)
+    assert len(hashes) == 3, hashes
+    program.run("backup", "verify", url, *store, "--key-file", key)
+    for version, original in hashes.items():
+        data = folder / f"at-{version}"
+        program.run("restore", "--from", url, *store, "--data-dir", data, "--key-file", key, "--at", version)
+        thrift, admin = free_port(), free_port()
+        server = program.serve(data, thrift, admin)
+        try:
+            assert row_hash(admin) == original, version
+        finally:
+            server.kill()
+            server.wait()
+    said = program.run("restore", "--from", url, *store, "--data-dir", folder / "new", "--key-file", key, "--at", 99999, expect=2)
+    assert "cannot be restored; what can be" in said, said
+    return len(hashes)
+
+
 def scenario(synodkv, folder):
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     moto.start()
@@ -160,12 +186,14 @@ def scenario(synodkv, folder):
         assert [backup["state"] for backup in listed] == ["complete"] * 2, listed
         program.run("backup", "verify", url, *store, "--all", "--key-file", key)
         program.run("backup", "verify", url, *store, "--restore-test", "--key-file", key)
+        points = archive_and_restore(program, folder, url, store, key)
         assert "it is the newest" in program.run("backup", "prune", url, *store, "--keep", "0s", "--dry-run")
 
         restored = folder / "restored"
         said = program.run("restore", "--from", url, *store, "--data-dir", restored, expect=2)
         assert "needs the key file" in said and not restored.exists(), said
-        program.run("restore", "--from", url, *store, "--data-dir", restored, "--key-file", key)
+        newest = listed[-1]["version"]
+        program.run("restore", "--from", url, *store, "--data-dir", restored, "--key-file", key, "--at", newest)
         second_thrift, second_admin = free_port(), free_port()
         second = program.serve(restored, second_thrift, second_admin)
         try:
@@ -174,7 +202,7 @@ def scenario(synodkv, folder):
             second.kill()
             second.wait()
         assert all(faults.counts.values()), f"the store did not fail in every way: {faults.counts}"
-        return faults.counts
+        return faults.counts, points
     finally:
         server.kill()
         server.wait()
@@ -187,10 +215,10 @@ def main():
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="synodkv-s3-"))
     try:
-        counts = scenario(os.path.abspath(arguments.synodkv), folder)
+        counts, points = scenario(os.path.abspath(arguments.synodkv), folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"ok: backups in S3, with {counts} faults on the way")
+    print(f"ok: backups in S3, and {points} versions restored from an archive, with {counts} faults on the way")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,18 @@ pub enum BackupError {
     /// Backups or their target do not allow it.
     #[error("{0}")]
     Refused(String),
+    /// The point lies outside what can be restored: ask for another one.
+    #[error("{asked} cannot be restored; what can be: {windows}")]
+    NotRestorable {
+        /// The point, in words.
+        asked: String,
+        /// The oldest version that can be restored.
+        oldest: u64,
+        /// The newest one.
+        newest: u64,
+        /// All of them, in words.
+        windows: String,
+    },
     /// An object is missing, cut short or changed: use another backup.
     #[error("{object}: {reason}")]
     Damaged {

@@ -6,7 +6,7 @@
 //! <target>/synodkv-backup.json                       whose backups these are
 //! <target>/full/<version>-<id>/manifest.json         written last: without it there is no backup
 //! <target>/full/<version>-<id>/<n>.chunk             rows of one family, in key order
-//! <target>/log/…                                     reserved for a continuous archive; not written yet
+//! <target>/log/<first>-<last>-<previous>-<hash>.seg  changes of consecutive versions: the archive
 //! ```
 //!
 //! Invariants:
@@ -25,6 +25,7 @@
 
 #![warn(missing_docs)]
 
+mod archive;
 mod check;
 mod credentials;
 mod error;
@@ -39,6 +40,10 @@ mod tests;
 mod verify;
 mod writer;
 
+pub use archive::{
+    Archive, ArchiveVerified, Archiver, Chain, Flushed, Point, PointInTime, Segment, SegmentInfo, Window, choose,
+    verify_archive, windows,
+};
 pub use check::{Checked, check};
 pub use credentials::Credentials;
 pub use error::BackupError;

@@ -306,7 +306,7 @@ impl Manifest {
     }
 }
 
-mod rfc3339 {
+pub(crate) mod rfc3339 {
     use super::*;
 
     pub fn serialize<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {

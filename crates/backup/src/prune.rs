@@ -1,13 +1,17 @@
 //! Removes old backups, and what failed ones have left.
 //!
-//! Invariant: the newest complete backup is never removed. The manifest of a backup goes first, so
-//! that one which was removed in part is not taken for a backup.
+//! Invariants:
+//! - the newest complete backup is never removed. The manifest of a backup goes first, so that one
+//!   which was removed in part is not taken for a backup;
+//! - of the archive, only segments go that end before every backup that stays, so all that can be
+//!   restored from those stays; and never the newest one, which the next one follows.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::manifest::MANIFEST;
+use crate::archive::{Archive, Segment};
+use crate::manifest::{FULL, MANIFEST};
 use crate::reader::Entry;
 use crate::verify::{Depth, verify};
 use crate::{BackupError, Target, list, open};
@@ -42,6 +46,16 @@ pub struct PrunePlan {
     pub kept: Vec<Kept>,
     /// Folders that are removed.
     pub removed: Vec<Pruned>,
+    /// Segments of the archive that are removed, in their order.
+    pub segments: Vec<Segment>,
+}
+
+impl PrunePlan {
+    /// Bytes of everything that is removed.
+    pub fn bytes(&self) -> u64 {
+        let folders = self.removed.iter().map(|pruned| pruned.bytes);
+        folders.chain(self.segments.iter().map(|segment| segment.bytes)).sum()
+    }
 }
 
 /// Finds what is older than `keep` at the time `now`. Removes nothing.
@@ -60,6 +74,8 @@ pub async fn plan_prune(
         Some(Ok(summary)) => Some((summary.version, summary.finished)),
         _ => None,
     };
+    let archive = Archive::load(target).await?;
+    let base = base_of_archive(&entries, &archive, now - keep);
     let newest = entries.iter().filter(|entry| finished(entry).is_some()).max_by_key(|entry| finished(entry));
     let mut plan = PrunePlan::default();
     for entry in &entries {
@@ -71,6 +87,9 @@ pub async fn plan_prune(
                 plan.kept.push(stays("it is the newest"));
             }
             Some(Ok(summary)) if now - summary.finished <= keep => plan.kept.push(stays("it is not old enough")),
+            Some(Ok(_)) if base == Some(folder.as_str()) => {
+                plan.kept.push(stays("the archive begins from it, and leads to versions that are not old enough"));
+            }
             Some(Ok(summary)) => {
                 let days = (now - summary.finished).whole_days();
                 plan.removed.push(goes(format!("it is {days} days old")));
@@ -96,7 +115,32 @@ pub async fn plan_prune(
             )));
         }
     }
+    plan.segments = unneeded(&plan, &archive);
     Ok(plan)
+}
+
+/// The folder of the backup from which the archive leads to the time `since`: the newest one before it.
+fn base_of_archive<'e>(entries: &'e [Entry], archive: &Archive, since: OffsetDateTime) -> Option<&'e str> {
+    let bases = entries.iter().filter_map(|entry| Some((entry, entry.complete().filter(|base| !base.is_partial)?)));
+    let (entry, summary) = bases.filter(|(_, base)| base.finished < since).max_by_key(|(_, base)| base.version)?;
+    let leads_on = archive.reach(summary.version).is_some_and(|chain| chain.last() > summary.version);
+    leads_on.then_some(entry.folder.as_str())
+}
+
+/// Segments that end before every backup that stays.
+fn unneeded(plan: &PrunePlan, archive: &Archive) -> Vec<Segment> {
+    // The name of a folder has the version, also of a backup that is under way or cannot be read.
+    let version = |kept: &Kept| -> Option<u64> {
+        kept.folder.strip_prefix(FULL)?.strip_prefix('/')?.split('-').next()?.parse().ok()
+    };
+    let versions: Option<Vec<u64>> = plan.kept.iter().map(version).collect();
+    // Without a backup that stays, or with one whose version is unknown, nothing is known to be of no use.
+    let Some(oldest) = versions.and_then(|versions| versions.into_iter().min()) else { return Vec::new() };
+    let newest = archive.chains.last().and_then(|chain| chain.segments.last());
+    let is_unneeded = |segment: &&Segment| segment.last <= oldest && newest != Some(*segment);
+    let mut segments: Vec<Segment> = archive.segments().filter(is_unneeded).cloned().collect();
+    segments.sort_by_key(|segment| segment.first);
+    segments
 }
 
 /// Removes what the plan says.
@@ -109,6 +153,9 @@ pub async fn prune(target: &Target, plan: &PrunePlan) -> Result<(), BackupError>
         for (name, _) in target.list(&pruned.folder).await? {
             target.remove(&name).await?;
         }
+    }
+    for segment in &plan.segments {
+        target.remove(&segment.name()).await?;
     }
     Ok(())
 }

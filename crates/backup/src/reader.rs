@@ -29,6 +29,13 @@ pub struct Entry {
     pub last_change: OffsetDateTime,
 }
 
+impl Entry {
+    /// The summary of a complete backup whose manifest can be read.
+    pub fn complete(&self) -> Option<&Summary> {
+        self.summary.as_ref()?.as_ref().ok()
+    }
+}
+
 /// All backups of a target, from the oldest version to the newest.
 ///
 /// # Errors

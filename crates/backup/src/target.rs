@@ -202,22 +202,52 @@ impl Target {
 
     /// The size of an object; `None` if it does not exist.
     pub(crate) async fn size(&self, name: &str) -> Result<Option<u64>, BackupError> {
-        match self.store.head(&self.path(name)).await {
-            Ok(found) => Ok(Some(found.size)),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("look at", name, &error)),
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            match self.store.head(&self.path(name)).await {
+                Ok(found) => return Ok(Some(found.size)),
+                Err(Error::NotFound { .. }) => return Ok(None),
+                Err(error) if attempt < ATTEMPTS && is_passing(&error) => {
+                    tracing::debug!(%error, name, "looking at an object failed; the next attempt follows");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(self.failed("look at", name, &error)),
+            }
         }
+        unreachable!("the last attempt returns")
     }
 
     /// All objects whose name begins with the folder `folder`: names within the target, and what the
     /// store knows of them.
     pub(crate) async fn list(&self, folder: &str) -> Result<Vec<(String, ObjectMeta)>, BackupError> {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            match self.list_once(folder).await {
+                Ok(mut found) if found.len() <= MAX_LISTED => {
+                    found.sort_by(|a, b| a.0.cmp(&b.0));
+                    return Ok(found);
+                }
+                Ok(_) => return Err(BackupError::Refused(format!("{self} holds more than {MAX_LISTED} objects"))),
+                Err(error) if attempt < ATTEMPTS && is_passing(&error) => {
+                    tracing::debug!(%error, folder, "listing a folder failed; the next attempt follows");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(self.failed("list", folder, &error)),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// One more object than [`MAX_LISTED`], if there are more.
+    async fn list_once(&self, folder: &str) -> Result<Vec<(String, ObjectMeta)>, Error> {
         let path = self.path(folder);
         let mut found = Vec::new();
         let mut objects = self.store.list(Some(&path));
-        loop {
+        while found.len() <= MAX_LISTED {
             match objects.try_next().await {
-                Ok(None) => break,
+                Ok(None) | Err(Error::NotFound { .. }) => break,
                 Ok(Some(object)) => {
                     let parts: Vec<String> = object
                         .location
@@ -225,15 +255,10 @@ impl Target {
                         .map(|parts| parts.map(|part| part.as_ref().to_string()).collect())
                         .unwrap_or_default();
                     found.push((parts.join("/"), object));
-                    if found.len() > MAX_LISTED {
-                        return Err(BackupError::Refused(format!("{self} holds more than {MAX_LISTED} objects")));
-                    }
                 }
-                Err(Error::NotFound { .. }) => break,
-                Err(error) => return Err(self.failed("list", folder, &error)),
+                Err(error) => return Err(error),
             }
         }
-        found.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(found)
     }
 

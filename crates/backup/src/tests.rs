@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 
 use crate::*;
 
-fn run<T>(body: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(body: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -27,7 +27,7 @@ fn run<T>(body: impl Future<Output = T>) -> T {
         .block_on(body)
 }
 
-fn description(version: u64) -> Description {
+pub(crate) fn description(version: u64) -> Description {
     Description {
         program: "test".to_string(),
         cluster_id: Some("c1".to_string()),
@@ -75,19 +75,19 @@ async fn read(backup: &Backup) -> Vec<(String, Bytes, Bytes)> {
     rows
 }
 
-fn memory() -> (Arc<InMemory>, Target) {
+pub(crate) fn memory() -> (Arc<InMemory>, Target) {
     let store = Arc::new(InMemory::new());
     (store.clone(), Target::over(store))
 }
 
-fn key_file() -> (tempfile::TempDir, std::path::PathBuf) {
+pub(crate) fn key_file() -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("key");
     KeyFile::create(&path).unwrap();
     (folder, path)
 }
 
-fn keys(path: &std::path::Path) -> Keys {
+pub(crate) fn keys(path: &std::path::Path) -> Keys {
     let mut keys = Keys::default();
     keys.add_file(path).unwrap();
     keys
@@ -398,20 +398,20 @@ fn a_store_that_stays_broken_makes_no_backup() {
 
 /// A store in front of another one, in which every nth request goes wrong.
 #[derive(Debug)]
-struct Faulty {
-    inner: InMemory,
+pub(crate) struct Faulty {
+    pub(crate) inner: InMemory,
     /// 0: none.
-    fails_every: u32,
+    pub(crate) fails_every: u32,
     /// Every request fails.
-    is_down: bool,
+    pub(crate) is_down: bool,
     /// A conditional put overwrites.
-    ignores_conditions: bool,
-    requests: AtomicU32,
-    faults: AtomicU32,
+    pub(crate) ignores_conditions: bool,
+    pub(crate) requests: AtomicU32,
+    pub(crate) faults: AtomicU32,
 }
 
 impl Faulty {
-    fn over(inner: InMemory) -> Faulty {
+    pub(crate) fn over(inner: InMemory) -> Faulty {
         let (requests, faults) = (AtomicU32::new(0), AtomicU32::new(0));
         Faulty { inner, fails_every: 0, is_down: false, ignores_conditions: false, requests, faults }
     }
@@ -475,7 +475,7 @@ impl ObjectStore for Faulty {
             if let Some(last) = changed.last_mut() {
                 *last ^= 1;
             }
-            let is_chunk = location.as_ref().ends_with(".chunk");
+            let is_chunk = [".chunk", ".seg"].iter().any(|end| location.as_ref().ends_with(end));
             return Ok(result(meta, range, if is_chunk { changed.into() } else { bytes }));
         }
         Ok(result(meta, range, bytes.slice(..bytes.len() / 2)))

@@ -77,7 +77,7 @@ impl BackupWriter {
     ) -> Result<BackupWriter, BackupError> {
         let backup: String = random::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         let sealed = DataKey::create(sealing, &backup)?;
-        claim(&target, &description).await?;
+        claim(&target, &RootFile { format: FORMAT, cluster_id: description.cluster_id.clone() }).await?;
         let (key, encryption) = match sealed {
             Some((key, wrapped)) => (Some(Arc::new(key)), Some(Encryption::new(wrapped))),
             None => (None, None),
@@ -253,9 +253,8 @@ pub(crate) fn object_name(folder: &str, number: u32) -> String {
 }
 
 /// Makes the target one of this cluster's backups.
-async fn claim(target: &Target, description: &Description) -> Result<(), BackupError> {
-    let root = RootFile { format: FORMAT, cluster_id: description.cluster_id.clone() };
-    let text = serde_json::to_vec(&root).expect("plain fields always serialize");
+pub(crate) async fn claim(target: &Target, root: &RootFile) -> Result<(), BackupError> {
+    let text = serde_json::to_vec(root).expect("plain fields always serialize");
     if target.put(ROOT_FILE, text.into(), true).await? {
         return Ok(());
     }

@@ -17,6 +17,7 @@
 //!
 //! This module knows rows, not backups: where they come from is the caller's affair.
 
+mod overlay;
 mod token;
 
 #[cfg(all(test, feature = "rocksdb"))]
@@ -30,14 +31,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kv_api::access::Policy;
-use kv_api::{KvError, Version};
+use kv_api::{Change, KvError, Version};
 use kv_store::{
-    BulkLoad, Durability, Engine, EngineKind, MemoryEngine, StateBlob, StoreOptions, TransactionalKvDatabase,
-    open_engine,
+    BulkLoad, Durability, Engine, EngineKind, MemoryEngine, SharedResources, StateBlob, StoreOptions,
+    TransactionalKvDatabase, open_engine,
 };
 use rsml::offline::Founding;
 use rsml::{DiskId, FeatureLevel, ReplicaId, ReplicatedState, Sequence};
 
+use xxhash_rust::xxh3::Xxh3;
+
+use overlay::Overlay;
 pub use token::FoundingToken;
 
 use crate::config::Config;
@@ -133,7 +137,38 @@ pub struct Restoration {
     token: Option<FoundingToken>,
     version: Version,
     level: u32,
+    resources: SharedResources,
+    /// The families of the backup besides the default one.
+    families: Vec<String>,
+    /// Changes to put on the rows; `None`: there are none.
+    overlay: Option<Overlay>,
+    sink: Sink,
+}
+
+/// Where rows are written.
+struct Sink {
     targets: Vec<Target>,
+    /// The rows so far, if nobody else can describe them: one entry for each family.
+    written: Option<Vec<(ExpectedRows, Box<Xxh3>)>>,
+}
+
+impl Sink {
+    fn row(&mut self, family: &str, key: &[u8], value: &[u8]) -> Result<(), KvError> {
+        if let Some(written) = &mut self.written {
+            if written.last().is_none_or(|(last, _)| last.family != family) {
+                let first_key = Bytes::copy_from_slice(key);
+                let rows = ExpectedRows { family: family.to_string(), first_key, rows: 0, hash: 0 };
+                written.push((rows, Box::new(Xxh3::new())));
+            }
+            let (rows, hash) = written.last_mut().expect("it was pushed just now");
+            rows.rows += 1;
+            for part in [key, value] {
+                hash.update(&(part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        self.targets.iter_mut().try_for_each(|target| target.load.row(family, key, value))
+    }
 }
 
 /// Refuses what cannot be restored, and changes nothing.
@@ -237,15 +272,41 @@ impl Restoration {
             // All of it is flushed at the end, and is of no use before.
             let engine = open_engine(EngineKind::RocksDb, &folder, Durability::UntilFlush, &resources)?;
             let mut load = BulkLoad::begin(engine.clone(), origin.version, origin.level)?;
-            for family in &origin.families {
-                load.family(family)?;
-            }
             if let Some(policy) = &origin.policy {
                 load.policy(policy.clone());
             }
             targets.push(Target { replica, engine, load });
         }
-        Ok(Restoration { config, data_dir, token, version: origin.version, level: origin.level, targets })
+        Ok(Restoration {
+            config,
+            data_dir,
+            token,
+            version: origin.version,
+            level: origin.level,
+            resources,
+            families: origin.families.clone(),
+            overlay: None,
+            sink: Sink { targets, written: None },
+        })
+    }
+
+    /// Puts the changes of the next version on the rows, before the first of these is written. Blocks.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    ///
+    /// # Panics
+    /// If rows were written.
+    pub fn change(&mut self, change: &Change) -> Result<(), RestoreError> {
+        if self.overlay.is_none() {
+            let folder = changes_folder(self.data_dir.root());
+            make_directory(&folder)?;
+            let engine = open_engine(EngineKind::RocksDb, &folder, Durability::UntilFlush, &self.resources)?;
+            self.overlay = Some(Overlay::new(engine));
+            self.sink.written = Some(Vec::new());
+        }
+        self.overlay.as_mut().expect("it was made just now").change(change)?;
+        Ok(())
     }
 
     /// Writes the next row, in the order of [`BulkLoad::row`]. Blocks.
@@ -253,26 +314,45 @@ impl Restoration {
     /// # Errors
     /// Those of the storage, and of rows out of order.
     pub fn row(&mut self, family: &str, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
-        for target in &mut self.targets {
-            target.load.row(family, key, value)?;
+        match &mut self.overlay {
+            None => self.sink.row(family, key, value)?,
+            Some(overlay) => {
+                overlay.row(family, key, value, &mut |family, key, value| self.sink.row(family, key, value))?
+            }
         }
         Ok(())
     }
 
-    /// Compares the rows with those of the backup, and makes the directory that of a server. Blocks.
+    /// Compares the rows with those of the backup, and makes the directory that of a server. With
+    /// changes, the rows are compared with those that were merged. Blocks.
     ///
     /// # Errors
     /// The rows differ, or the storage failed.
     pub fn finish(self, expected: &[ExpectedRows]) -> Result<Restored, RestoreError> {
-        let Restoration { config, data_dir, token, version, level, targets } = self;
+        let Restoration { config, data_dir, token, version, level, families, overlay, mut sink, .. } = self;
         let root = data_dir.root().to_path_buf();
+        let families = match overlay {
+            None => families,
+            Some(mut overlay) => {
+                overlay.finish(&mut |family, key, value| sink.row(family, key, value))?;
+                let families = overlay.families(&families);
+                drop(overlay);
+                remove(&changes_folder(&root))?;
+                families
+            }
+        };
+        let merged: Option<Vec<ExpectedRows>> = sink.written.map(|written| {
+            written.into_iter().map(|(rows, hash)| ExpectedRows { hash: hash.digest(), ..rows }).collect()
+        });
+        let expected = merged.as_deref().unwrap_or(expected);
         let voters: Vec<u32> = match token {
             Some(_) => config.replication.replicas.iter().map(|replica| replica.id).collect(),
             None => Vec::new(),
         };
-        let replicas: Vec<u32> = targets.iter().filter_map(|target| target.replica).collect();
+        let replicas: Vec<u32> = sink.targets.iter().filter_map(|target| target.replica).collect();
         let mut rows = 0;
-        for Target { replica, engine, load } in targets {
+        for Target { replica, engine, mut load } in sink.targets {
+            families.iter().try_for_each(|family| load.family(family))?;
             let founding = match (&token, replica) {
                 (Some(token), Some(id)) => Some(founding(token, &voters, id, level)),
                 _ => None,
@@ -291,6 +371,11 @@ impl Restoration {
         remove(&root.join(RESTORING))?;
         Ok(Restored { cluster_id, replicas, voters, rows, token })
     }
+}
+
+/// Where changes are kept until they are merged.
+fn changes_folder(root: &Path) -> PathBuf {
+    root.join(RESTORING).join("changes")
 }
 
 /// Where the database of a replica is built.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::source::{ReadError, Source};
 use super::users::{self, Auth, Users};
-use super::{CreateArgs, failure, shown_family};
+use super::{CreateArgs, failure, sealing, shown_family};
 use crate::admin::{AdminClient, Status};
 use crate::failure::Failure;
 use crate::output;
@@ -54,11 +54,7 @@ impl From<ReadError> for Ended {
 }
 
 pub async fn run(args: CreateArgs) -> Result<ExitCode, Failure> {
-    let sealing = match &args.encrypt_with {
-        Some(path) => Sealing::key_file(path).map_err(failure)?,
-        None if args.encrypt_to.is_empty() => Sealing::None,
-        None => Sealing::Recipients(args.encrypt_to.clone()),
-    };
+    let sealing = sealing(&args.encrypt_to, args.encrypt_with.as_deref())?;
     let range = range(&args)?;
     let target = args.store.open(&args.to, true)?;
     let admin = AdminClient::new()?;

@@ -5,12 +5,13 @@ mod show;
 mod source;
 mod upkeep;
 pub mod users;
+mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use backup::{BackupError, Credentials, Keys, Target};
+use backup::{BackupError, Credentials, Keys, Sealing, Target};
 use clap::{Args, Subcommand};
 
 use crate::failure::Failure;
@@ -34,6 +35,7 @@ pub struct BackupArgs {
 const EXAMPLES: &str = "Examples:\n  \
     synodkv backup create --to /backups/a\n  \
     synodkv backup create --to s3://bucket/a --encrypt-to age1… --mb-per-second 50\n  \
+    synodkv backup watch --to s3://bucket/a               archives every change since\n  \
     synodkv backup list s3://bucket/a\n  \
     synodkv backup verify s3://bucket/a\n  \
     synodkv backup prune s3://bucket/a --keep 14d\n\n\
@@ -43,6 +45,7 @@ const EXAMPLES: &str = "Examples:\n  \
 #[derive(Debug, Subcommand)]
 enum BackupAction {
     Create(CreateArgs),
+    Watch(WatchArgs),
     List(ListArgs),
     Describe(DescribeArgs),
     Verify(VerifyArgs),
@@ -137,7 +140,51 @@ pub struct CreateArgs {
     format: Format,
 }
 
-/// List the backups in a place, with their versions, times and sizes.
+/// Archive all changes, from the newest full backup on, until it is interrupted.
+///
+/// With the archive, `synodkv restore --at VERSION` or `--time TIME` restores every version since a full
+/// backup. It reads changes from any server of the cluster, another one when that is lost, and stores
+/// them in segments: one each --every, or sooner when there is much. It continues where the archive ends.
+/// Servers keep changes for changes.retention_ms, by default ten minutes: if it was away for longer, the changes
+/// in between are lost to the archive, and it needs a new full backup (exit status 1, and the message has the
+/// command); if there is one already, it continues from there. Only one runs at a time: a second one
+/// takes over, and the first one ends (exit status 1). SIGINT and SIGTERM store what there is, and end it (exit status 0).
+#[derive(Debug, Args)]
+#[command(after_help = epilogue("Examples:\n  \
+    synodkv backup create --to s3://bucket/a && synodkv backup watch --to s3://bucket/a\n  \
+    synodkv backup watch --to s3://bucket/a --credentials /etc/synodkv/s3.env --encrypt-with backup.key\n  \
+    synodkv backup watch --to /backups/a --once          up to now, for a timer\n  \
+    synodkv backup watch --to /backups/a --format json   one line per segment, with the lag",
+    "changes are lost to the archive, another archiver has taken over, or the store refused"))]
+pub struct WatchArgs {
+    /// The place, which holds a full backup.
+    #[arg(long, value_name = "URL")]
+    to: String,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Store a segment at least this often while there are changes: a number with s, m, h or d. So
+    /// much may be lost with the cluster.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = every)]
+    every: Duration,
+    /// Archive what has changed up to now, and end.
+    #[arg(long)]
+    once: bool,
+    /// Encrypt for an age recipient (age1…); may be repeated. Its identity is needed to restore.
+    #[arg(long, value_name = "RECIPIENT", conflicts_with = "encrypt_with")]
+    encrypt_to: Vec<String>,
+    /// Encrypt with a key file that `synodkv backup key` has made.
+    #[arg(long, value_name = "FILE")]
+    encrypt_with: Option<PathBuf>,
+    #[command(flatten)]
+    target: ThriftTarget,
+    #[command(flatten)]
+    admin: AdminTarget,
+    /// How segments are reported.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// List the backups in a place, with their versions, times and sizes, and what can be restored.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv backup list /backups/a\n  \
@@ -272,6 +319,7 @@ pub struct KeyArgs {
 pub async fn run(args: BackupArgs) -> Result<ExitCode, Failure> {
     match args.action {
         BackupAction::Create(args) => create::run(args).await,
+        BackupAction::Watch(args) => watch::run(args).await,
         BackupAction::List(args) => show::list(args).await,
         BackupAction::Describe(args) => show::describe(args).await,
         BackupAction::Verify(args) => upkeep::verify(args).await,
@@ -285,6 +333,7 @@ pub async fn run(args: BackupArgs) -> Result<ExitCode, Failure> {
 pub fn failure(error: BackupError) -> Failure {
     match error {
         BackupError::Input(text) => Failure::Usage(text),
+        BackupError::NotRestorable { .. } => Failure::Usage(error.to_string()),
         BackupError::Refused(_) | BackupError::Damaged { .. } => Failure::Failed(error.to_string()),
         BackupError::Unavailable(text) => Failure::Unsure(text),
     }
@@ -293,6 +342,22 @@ pub fn failure(error: BackupError) -> Failure {
 /// The name that people use for a family.
 pub fn shown_family(name: &str) -> &str {
     if name.is_empty() { kv_api::DEFAULT_COLUMN_FAMILY } else { name }
+}
+
+/// For whom the options say that something is sealed.
+fn sealing(recipients: &[String], key_file: Option<&Path>) -> Result<Sealing, Failure> {
+    match key_file {
+        Some(path) => Sealing::key_file(path).map_err(failure),
+        None if recipients.is_empty() => Ok(Sealing::None),
+        None => Ok(Sealing::Recipients(recipients.to_vec())),
+    }
+}
+
+/// A time between two segments.
+fn every(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let is_allowed = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&time);
+    is_allowed.then_some(time).ok_or_else(|| "expected 1s to 1h".to_string())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use backup::{Backup, Entry, Summary, open_newest, shown_bytes};
+use backup::{Archive, Backup, Entry, Summary, Window, open_newest, shown_bytes};
 use serde_json::{Value, json};
 
 use super::{DescribeArgs, ListArgs, failure, shown_family, users};
@@ -13,10 +13,17 @@ use crate::text::Notation;
 pub async fn list(args: ListArgs) -> Result<ExitCode, Failure> {
     let target = args.store.open(&args.url, false)?;
     let entries = backup::list(&target).await.map_err(failure)?;
+    let archive = Archive::load(&target).await.map_err(failure)?;
+    let windows = backup::windows(&target, &entries, &archive).await.map_err(failure)?;
     match args.format {
         Format::Json => {
             let backups: Vec<Value> = entries.iter().map(document).collect();
-            output::write_json(&json!({ "backups": backups }))?;
+            let windows: Vec<Value> = windows.iter().map(window_document).collect();
+            output::write_json(&json!({
+                "backups": backups,
+                "restorable": windows,
+                "archive": { "segments": archive.segments().count(), "bytes": archive.bytes() },
+            }))?;
         }
         Format::Text if entries.is_empty() => output::write_line("there are no backups yet")?,
         Format::Text => {
@@ -24,14 +31,44 @@ pub async fn list(args: ListArgs) -> Result<ExitCode, Failure> {
             let mut rows = vec![heading.map(str::to_string).to_vec()];
             rows.extend(entries.iter().map(row));
             output::write_line(&output::table(&rows))?;
+            output::write_line(&restorable(&archive, &windows))?;
         }
     }
     let is_damaged = entries.iter().any(|entry| matches!(entry.summary, Some(Err(_))));
     Ok(if is_damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// The versions that can be restored, in words.
+fn restorable(archive: &Archive, windows: &[Window]) -> String {
+    let lines = windows.iter().map(|window| {
+        let Window { from, to, begin_time, end_time } = window;
+        match from == to {
+            true => format!("\nrestorable  version {from}, {} UTC", shown_time(*begin_time)),
+            false => format!(
+                "\nrestorable  every version from {from} to {to}, {} to {} UTC",
+                shown_time(*begin_time),
+                shown_time(*end_time)
+            ),
+        }
+    });
+    let archived = match archive.segments().count() {
+        0 => String::new(),
+        count => format!("\narchive     {count} segments, {}", shown_bytes(archive.bytes())),
+    };
+    format!("{}{archived}", lines.collect::<String>())
+}
+
+fn window_document(window: &Window) -> Value {
+    json!({
+        "from_version": window.from,
+        "to_version": window.to,
+        "from_time": shown_time(window.begin_time),
+        "to_time": shown_time(window.end_time),
+    })
+}
+
 /// A time without fractions of seconds.
-fn shown_time(time: backup::OffsetDateTime) -> String {
+pub(super) fn shown_time(time: backup::OffsetDateTime) -> String {
     let (date, hour, minute, second) = (time.date(), time.hour(), time.minute(), time.second());
     format!("{date} {hour:02}:{minute:02}:{second:02}")
 }
@@ -95,9 +132,13 @@ pub async fn describe(args: DescribeArgs) -> Result<ExitCode, Failure> {
     if !backup.is_locked() || !keys.is_empty() {
         backup.unlock(&keys).map_err(failure)?;
     }
+    let archive = Archive::load(&target).await.map_err(failure)?;
+    let (version, is_partial) = (backup.summary().version, backup.summary().is_partial);
+    let reach = archive.reach(version).filter(|_| !is_partial).map_or(version, backup::Chain::last);
     match args.format {
         Format::Json => {
             let mut document = summary_document(backup.summary());
+            document["restorable_to_version"] = json!(reach);
             document["folder"] = json!(backup.folder());
             if let Some(content) = backup.content() {
                 let families = content.families.iter();
@@ -106,7 +147,13 @@ pub async fn describe(args: DescribeArgs) -> Result<ExitCode, Failure> {
             }
             output::write_json(&document)?;
         }
-        Format::Text => output::write_line(&text(&backup))?,
+        Format::Text => {
+            let archived = match reach == version {
+                true => "none after this backup".to_string(),
+                false => format!("every version up to {reach} can be restored from this backup"),
+            };
+            output::write_line(&format!("{}\narchive     {archived}", text(&backup)))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

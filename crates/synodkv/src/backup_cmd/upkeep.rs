@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use backup::{
-    Backup, Depth, KeyFile, Keys, OffsetDateTime, Target, TestRows, Verified, open, open_newest, plan_prune,
-    shown_bytes,
+    ArchiveVerified, Backup, Depth, KeyFile, Keys, OffsetDateTime, Target, TestRows, Verified, open, open_newest,
+    plan_prune, shown_bytes,
 };
 use serde_json::json;
 
@@ -30,8 +30,7 @@ pub async fn verify(args: VerifyArgs) -> Result<ExitCode, Failure> {
             Err(error) => return Err(failure(error)),
         };
         is_sound &= verified.findings.is_empty();
-        let findings: Vec<_> =
-            verified.findings.iter().map(|f| json!({ "object": f.object, "reason": f.reason })).collect();
+        let findings: Vec<_> = verified.findings.iter().map(finding_document).collect();
         documents.push(json!({
             "folder": folder,
             "sound": verified.findings.is_empty(),
@@ -44,10 +43,57 @@ pub async fn verify(args: VerifyArgs) -> Result<ExitCode, Failure> {
             output::write_line(&told(&args, folder, &verified, is_locked))?;
         }
     }
-    if args.format == Format::Json {
-        output::write_json(&json!({ "sound": is_sound, "backups": documents }))?;
+    let archive = verify_archive(&args, &target, &keys).await?;
+    is_sound &= archive.findings.is_empty();
+    match args.format {
+        Format::Json => output::write_json(&json!({
+            "sound": is_sound,
+            "backups": documents,
+            "archive": {
+                "sound": archive.findings.is_empty(),
+                "segments": archive.segments,
+                "changes": archive.changes,
+                "changes_checked": !args.quick && !archive.is_locked,
+                "findings": archive.findings.iter().map(finding_document).collect::<Vec<_>>(),
+            },
+        }))?,
+        Format::Text if archive.segments > 0 || !archive.findings.is_empty() => {
+            output::write_line(&told_of_archive(&args, &archive))?;
+        }
+        Format::Text => {}
     }
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn finding_document(finding: &backup::Finding) -> serde_json::Value {
+    json!({ "object": finding.object, "reason": finding.reason })
+}
+
+/// Checks the archive, which belongs to all backups together.
+async fn verify_archive(args: &VerifyArgs, target: &Target, keys: &Keys) -> Result<ArchiveVerified, Failure> {
+    let entries = backup::list(target).await.map_err(failure)?;
+    let depth = if args.quick { Depth::Quick } else { Depth::Full };
+    let bar = output::progress("bytes of the archive verified", None);
+    let verified = backup::verify_archive(target, &entries, depth, keys, |bytes| bar.inc(bytes)).await;
+    bar.finish_and_clear();
+    verified.map_err(failure)
+}
+
+fn told_of_archive(args: &VerifyArgs, verified: &ArchiveVerified) -> String {
+    let ArchiveVerified { segments, changes, is_locked, findings } = verified;
+    if !findings.is_empty() {
+        let lines = findings.iter().map(|finding| format!("\n  {}: {}", finding.object, finding.reason));
+        return format!("log: DAMAGED{}", lines.collect::<String>());
+    }
+    let what = match (args.quick, is_locked) {
+        (true, _) => "none is missing between others".to_string(),
+        (_, true) => {
+            "their hashes are right, and each follows the one before; the changes were not read: give --key-file"
+                .to_string()
+        }
+        _ => format!("all follow each other, and all {changes} changes can be read"),
+    };
+    format!("log: sound, {segments} segments: {what}")
 }
 
 async fn complete_folders(target: &Target) -> Result<Vec<String>, Failure> {
@@ -119,16 +165,22 @@ pub async fn prune(args: PruneArgs) -> Result<ExitCode, Failure> {
     if !args.dry_run {
         backup::prune(&target, &plan).await.map_err(failure)?;
     }
-    let freed: u64 = plan.removed.iter().map(|pruned| pruned.bytes).sum();
+    let freed = plan.bytes();
     let removed: Vec<_> =
         plan.removed.iter().map(|p| json!({ "folder": p.folder, "bytes": p.bytes, "reason": p.reason })).collect();
     let kept: Vec<_> = plan.kept.iter().map(|k| json!({ "folder": k.folder, "reason": k.reason })).collect();
-    let document = json!({ "dry_run": args.dry_run, "removed": removed, "kept": kept, "freed_bytes": freed });
+    let document = json!({ "dry_run": args.dry_run, "removed": removed, "kept": kept, "segments_removed": plan.segments.len(), "freed_bytes": freed });
     let mut lines: Vec<String> =
         plan.kept.iter().map(|kept| format!("kept     {}: {}", kept.folder, kept.reason)).collect();
     let word = if args.dry_run { "to go  " } else { "removed" };
     lines.extend(plan.removed.iter().map(|gone| format!("{word}  {}: {}", gone.folder, gone.reason)));
-    lines.push(match (plan.removed.is_empty(), args.dry_run) {
+    if let (Some(first), Some(last)) = (plan.segments.first(), plan.segments.last()) {
+        let (count, from, to) = (plan.segments.len(), first.first, last.last);
+        lines.push(format!(
+            "{word}  {count} segments of the archive, versions {from} to {to}: no backup that stays needs them"
+        ));
+    }
+    lines.push(match (plan.removed.is_empty() && plan.segments.is_empty(), args.dry_run) {
         (true, _) => "nothing is old enough to be removed".to_string(),
         (_, true) => format!("{} would be freed; nothing was removed (--dry-run)", shown_bytes(freed)),
         (_, false) => format!("{} freed", shown_bytes(freed)),

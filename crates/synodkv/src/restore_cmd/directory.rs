@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use backup::{Backup, BackupError, ChunkInfo, shown_bytes};
+use backup::{Backup, BackupError, ChunkInfo, Keys, shown_bytes};
 use bytes::Bytes;
 use indicatif::ProgressBar;
 use kv_api::ACCESS_LEVEL;
@@ -13,17 +13,18 @@ use kv_server::restore::{ExpectedRows, Origin as RestoreOrigin, Restoration, Res
 use kv_server::{Config, Mode, Overrides};
 use serde_json::json;
 
-use super::{RestoreArgs, check_objects};
+use super::{RestoreArgs, Source, check_objects};
 use crate::backup_cmd::failure;
 use crate::backup_cmd::users::{self, Auth};
 use crate::failure::Failure;
 use crate::output;
 use crate::reload::Origin;
 
-pub async fn run(args: RestoreArgs, backup: Backup) -> Result<ExitCode, Failure> {
+pub async fn run(args: RestoreArgs, source: Source, keys: Arc<Keys>) -> Result<ExitCode, Failure> {
     let config = load(&args)?;
+    let backup = source.backup();
     let (summary, content) = (backup.summary().clone(), backup.content().expect("it was unlocked").clone());
-    let version = summary.version.checked_add(args.version_gap).filter(|version| *version <= 1 << 62);
+    let version = source.version().checked_add(args.version_gap).filter(|version| *version <= 1 << 62);
     let Some(version) = version else {
         return Err(Failure::Usage(format!(
             "--version-gap {}: versions would begin above {}; give a smaller one",
@@ -41,17 +42,19 @@ pub async fn run(args: RestoreArgs, backup: Backup) -> Result<ExitCode, Failure>
         policy,
     };
     check(&config, &origin, args.founding.as_ref()).map_err(explain)?;
-    check_objects(&backup).await?;
+    check_objects(backup).await?;
     if summary.is_partial {
         output::remark("the backup holds only the families or keys that were asked for when it was made");
     }
     if args.dry_run {
-        return show_plan(&args, &config, &backup, version);
+        return show_plan(&args, &config, &source, version);
     }
     let began = tokio::time::Instant::now();
     let token = args.founding;
     let restoration = tokio::task::spawn_blocking(move || Restoration::begin(config, &origin, token));
     let restoration = joined(restoration.await)?.map_err(explain)?;
+    let restored_point = Point::of(&source);
+    let (restoration, backup) = changes(restoration, source, &keys).await?;
     let bar = output::progress("rows restored", Some(summary.rows));
     let (restoration, backup) = write(restoration, Arc::new(backup), &content.chunks, &bar).await?;
     bar.finish_and_clear();
@@ -60,7 +63,7 @@ pub async fn run(args: RestoreArgs, backup: Backup) -> Result<ExitCode, Failure>
     let finished = tokio::task::spawn_blocking(move || restoration.finish(&expected)).await;
     check_bar.finish_and_clear();
     let restored = joined(finished)?.map_err(explain)?;
-    report(&args, &backup, &restored, version, began.elapsed())
+    report(&args, &backup, &restored_point, &restored, version, began.elapsed())
 }
 
 /// The users, roles and tokens to restore.
@@ -126,6 +129,45 @@ impl From<RestoreError> for Stopped {
     }
 }
 
+/// The point that is restored, for the report.
+struct Point {
+    version: u64,
+    segments: usize,
+}
+
+impl Point {
+    fn of(source: &Source) -> Point {
+        Point { version: source.version(), segments: source.segments() }
+    }
+
+    fn shown(&self, backup: &Backup) -> String {
+        match self.segments {
+            0 => String::new(),
+            count => format!(" (the full backup of version {} and {count} segments)", backup.summary().version),
+        }
+    }
+}
+
+/// Takes in the changes after the backup.
+async fn changes(restoration: Restoration, source: Source, keys: &Arc<Keys>) -> Result<(Restoration, Backup), Failure> {
+    let point = match source {
+        Source::Full(backup) => return Ok((restoration, backup)),
+        Source::Point(point) => point,
+    };
+    let bar = output::progress("reading the archive", None);
+    let take = |restoration: &mut Restoration, change| restoration.change(&change).map_err(Stopped::from);
+    let taken = point.changes(keys, restoration, take).await;
+    bar.finish_and_clear();
+    Ok((taken.map_err(stopped)?, point.backup))
+}
+
+fn stopped(stopped: Stopped) -> Failure {
+    match stopped {
+        Stopped::Backup(error) => unfinished(error),
+        Stopped::Restore(error) => explain(error),
+    }
+}
+
 /// Writes all rows. The next object is read while the rows of one are written.
 async fn write(
     mut restoration: Restoration,
@@ -161,10 +203,7 @@ async fn write(
             }
         };
         let (written, fetched) = tokio::join!(written, fetched);
-        restoration = joined(written)?.map_err(|stopped| match stopped {
-            Stopped::Backup(error) => unfinished(error),
-            Stopped::Restore(error) => explain(error),
-        })?;
+        restoration = joined(written)?.map_err(stopped)?;
         object = fetched.map_err(unfinished)?;
     }
     Ok((restoration, backup))
@@ -187,7 +226,8 @@ fn explain(error: RestoreError) -> Failure {
     }
 }
 
-fn show_plan(args: &RestoreArgs, config: &Config, backup: &Backup, version: u64) -> Result<ExitCode, Failure> {
+fn show_plan(args: &RestoreArgs, config: &Config, source: &Source, version: u64) -> Result<ExitCode, Failure> {
+    let (backup, point) = (source.backup(), Point::of(source));
     let summary = backup.summary();
     let replicas = if config.mode == Mode::Replicated { config.local_replica_ids() } else { Vec::new() };
     let whose = match replicas.len() {
@@ -195,11 +235,15 @@ fn show_plan(args: &RestoreArgs, config: &Config, backup: &Backup, version: u64)
         _ => format!("replicas {replicas:?} of {} in a new cluster", config.replication.replicas.len()),
     };
     let text = format!(
-        "would restore {} rows, {}, of version {} into {} for {whose}; versions begin at \
+        "would restore {} rows, {}, of version {}{} into {} for {whose}; versions begin at \
          {version}\n{}\nnothing was written (--dry-run)",
         summary.rows,
         shown_bytes(summary.row_bytes),
         summary.version,
+        match point.segments {
+            0 => String::new(),
+            count => format!(" and {count} segments of changes up to version {}", point.version),
+        },
         config.storage.data_dir.display(),
         fate_of_users(args, backup),
     );
@@ -207,6 +251,8 @@ fn show_plan(args: &RestoreArgs, config: &Config, backup: &Backup, version: u64)
         "dry_run": true,
         "backup": summary.backup,
         "backup_version": summary.version,
+        "restored_version": point.version,
+        "segments": point.segments,
         "version": version,
         "rows": summary.rows,
         "replicas": replicas,
@@ -218,6 +264,7 @@ fn show_plan(args: &RestoreArgs, config: &Config, backup: &Backup, version: u64)
 fn report(
     args: &RestoreArgs,
     backup: &Backup,
+    point: &Point,
     restored: &Restored,
     version: u64,
     took: std::time::Duration,
@@ -225,10 +272,10 @@ fn report(
     let summary = backup.summary();
     let seconds = took.as_secs_f64().max(1e-3);
     let mut lines = vec![format!(
-        "{} rows, {}, of version {} are restored and compared, {seconds:.1} s ({:.0} MB/s); versions begin at {version}",
+        "{} rows of version {}{} are restored and compared, {seconds:.1} s ({:.0} MB/s); versions begin at {version}",
         restored.rows,
-        shown_bytes(summary.row_bytes),
-        summary.version,
+        point.version,
+        point.shown(backup),
         summary.row_bytes as f64 / 1e6 / seconds
     )];
     let flag = |name: &str, value: Option<String>| value.map(|value| format!(" {name} {value}")).unwrap_or_default();
@@ -243,8 +290,9 @@ fn report(
             let ids: Vec<String> = missing.iter().map(u32::to_string).collect();
             lines.push(format!(
                 "restore replicas {} of the same cluster, each into a directory of its own, before any of them is started, \
-                 with: --node-id N --founding {token}{}",
+                 with: --node-id N --founding {token} --at {}{}",
                 ids.join(", "),
+                point.version,
                 if matches!(args.auth, Some(Auth::Keep)) { " --auth keep" } else { "" }
             ));
         }
@@ -254,6 +302,8 @@ fn report(
     let document = json!({
         "backup": summary.backup,
         "backup_version": summary.version,
+        "restored_version": point.version,
+        "segments": point.segments,
         "version": version,
         "rows": restored.rows,
         "cluster_id": restored.cluster_id,

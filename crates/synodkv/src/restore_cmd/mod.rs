@@ -7,7 +7,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use backup::{Backup, open_newest};
+use std::sync::Arc;
+
+use backup::{Backup, BackupError, Keys, OffsetDateTime, Point, PointInTime, Target, choose, open_newest};
 use clap::Args;
 use kv_server::restore::FoundingToken;
 
@@ -27,11 +29,17 @@ use crate::usage::{epilogue, whole_number};
 /// prints a token for the others (--founding), which is valid for a day. Every row is read again and
 /// compared before a server can open the directory; a restore that was interrupted begins again.
 ///
+/// Without --at and --time it restores the newest rows that the place holds: those of the newest full
+/// backup, or with an archive (`synodkv backup watch`), of the newest version in it. A version or time
+/// that cannot be restored is refused, and the message names all that can be.
+///
 /// With --into, a range of the backup is written into a live cluster instead, in transactions.
 #[derive(Debug, Args)]
 #[command(after_help = epilogue("Examples:\n  \
     synodkv restore --from /backups/a --data-dir data                             a standalone server\n  \
     synodkv restore --from s3://bucket/a --data-dir data --mode replicated        three replicas in one process\n  \
+    synodkv restore --from s3://bucket/a --data-dir data --at 812345              the rows of that version\n  \
+    synodkv restore --from s3://bucket/a --data-dir data --time 2026-03-01T14:30:00Z\n  \
     synodkv restore --from s3://bucket/a --data-dir data --config cluster.toml --node-id 0\n  \
     synodkv restore --from s3://bucket/a --data-dir data --config cluster.toml --node-id 1 --founding TOKEN\n  \
     synodkv restore --from /backups/a --into 10.0.0.1:9090 --range user/ user0 --overwrite\n  \
@@ -45,9 +53,14 @@ pub struct RestoreArgs {
     /// The place of the backups: a directory, or s3://BUCKET/PREFIX.
     #[arg(long, value_name = "URL")]
     from: String,
-    /// The backup of this version. [default: the newest]
+    /// The rows of this version: that of a full backup, or with an archive, any since. [default: the
+    /// newest]
     #[arg(long, value_name = "VERSION", value_parser = whole_number::<u64>)]
     at: Option<u64>,
+    /// The rows at this time, such as 2026-03-01T14:30:00Z: those of the last version that was committed
+    /// up to then. Needs an archive that reaches so far.
+    #[arg(long, value_name = "TIME", value_parser = time_of_day, conflicts_with_all = ["at", "into"])]
+    time: Option<OffsetDateTime>,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -122,13 +135,92 @@ struct LiveArgs {
 pub async fn run(args: RestoreArgs) -> Result<ExitCode, Failure> {
     let keys = args.keys.read()?;
     let target = args.store.open(&args.from, false)?;
-    let mut backup = open_newest(&target, args.at).await.map_err(failure)?;
-    // Without the key it ends here, before anything is written.
-    backup.unlock(&keys).map_err(failure)?;
-    match args.live.into.is_given() {
-        true => live::run(args, backup).await,
-        false => directory::run(args, backup).await,
+    // Without the keys it ends here, before anything is written.
+    if args.live.into.is_given() {
+        let mut backup = live_backup(&target, args.at, &keys).await?;
+        backup.unlock(&keys).map_err(failure)?;
+        return live::run(args, backup).await;
     }
+    let mut source = source(&target, &args, &keys).await?;
+    if let Source::Point(point) = &mut source {
+        point.unlock(&keys).await.map_err(failure)?;
+    } else if let Source::Full(backup) = &mut source {
+        backup.unlock(&keys).map_err(failure)?;
+    }
+    directory::run(args, source, Arc::new(keys)).await
+}
+
+/// The origin of the rows.
+enum Source {
+    /// One full backup, perhaps of some families or keys only.
+    Full(Backup),
+    /// A full backup with the changes up to a version.
+    Point(PointInTime),
+}
+
+impl Source {
+    fn backup(&self) -> &Backup {
+        match self {
+            Source::Full(backup) => backup,
+            Source::Point(point) => &point.backup,
+        }
+    }
+
+    /// The version of the rows.
+    fn version(&self) -> u64 {
+        match self {
+            Source::Full(backup) => backup.summary().version,
+            Source::Point(point) => point.version,
+        }
+    }
+
+    /// The number of segments after the backup.
+    fn segments(&self) -> usize {
+        match self {
+            Source::Full(_) => 0,
+            Source::Point(point) => point.segments.len(),
+        }
+    }
+}
+
+async fn source(target: &Target, args: &RestoreArgs, keys: &Keys) -> Result<Source, Failure> {
+    let point = match (args.at, args.time) {
+        (Some(version), _) => Point::Version(version),
+        (_, Some(time)) => Point::Time(time),
+        _ => Point::Newest,
+    };
+    match choose(target, point, keys).await {
+        Ok(found) => Ok(Source::Point(found)),
+        // A backup of a part is restored as it is; no changes can be put on it.
+        Err(error @ (BackupError::NotRestorable { .. } | BackupError::Input(_))) if args.time.is_none() => {
+            open_newest(target, args.at).await.map(Source::Full).map_err(|_| failure(error))
+        }
+        Err(error) => Err(failure(error)),
+    }
+}
+
+/// The full backup for a live cluster.
+async fn live_backup(target: &Target, at: Option<u64>, keys: &Keys) -> Result<Backup, Failure> {
+    let error = match open_newest(target, at).await {
+        Ok(backup) => return Ok(backup),
+        Err(error) => error,
+    };
+    let Some(version) = at else { return Err(failure(error)) };
+    match choose(target, Point::Version(version), keys).await {
+        Ok(point) => Err(Failure::Usage(format!(
+            "--into with a version between full backups is not supported yet: restore version {version} into an empty \
+             directory, or the full backup before it with --at {}",
+            point.backup.summary().version
+        ))),
+        Err(_) => Err(failure(error)),
+    }
+}
+
+fn time_of_day(text: &str) -> Result<OffsetDateTime, String> {
+    let format = &time::format_description::well_known::Rfc3339;
+    OffsetDateTime::parse(text, format).map_err(|_| {
+        "expected a time with its zone, such as 2026-03-01T14:30:00Z or 2026-03-01T15:30:00+01:00".to_string()
+    })
 }
 
 /// All objects must be there before anything is written.

@@ -16,6 +16,7 @@ mod waiting;
 
 mod access;
 mod addresses;
+mod archive;
 #[cfg(feature = "rocksdb")]
 mod backup;
 #[cfg(feature = "rocksdb")]
