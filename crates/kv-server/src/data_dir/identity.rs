@@ -49,7 +49,7 @@ impl Identity {
     }
 
     /// The identity of a witness.
-    pub(super) fn as_witness(self) -> Identity {
+    pub(super) fn into_witness(self) -> Identity {
         Identity { format: WITNESS_FORMAT, is_witness: true, ..self }
     }
 

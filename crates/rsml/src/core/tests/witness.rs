@@ -79,15 +79,14 @@ fn a_witness_fetches_the_state_alone_and_gives_nobody_a_copy() {
     let report = Report { applied: 50, last: 50, commit: 50, ..Report::default() };
     lone.report(ONE, Report { is_witness: true, applied: 60, ..report.clone() });
     lone.report(TWO, report);
-    let behind = Behind { view: view(1, TWO).0, first: 40, ..Behind::default() };
+    let behind = Behind { view: view(1, TWO).0, first: 40 };
     lone.receive(TWO, Message::Behind(behind));
     let outputs = lone.tick_at(1);
     let asked = |outputs: &Outputs, of| {
-        let asked = sent_to(outputs, of).into_iter().find_map(|sent| match sent {
+        sent_to(outputs, of).into_iter().find_map(|sent| match sent {
             Message::SnapshotRequest(request) => Some(request.state_only),
             _ => None,
-        });
-        asked
+        })
     };
     let again = lone.tick_at(300_000);
     assert!([&outputs, &again].iter().any(|outputs| asked(outputs, TWO) == Some(true)));
