@@ -190,6 +190,7 @@ impl DatabasePlace for DatabaseFiles {
     fn create(self: Arc<Self>, generation: u64) -> Result<Arc<TransactionalKvDatabase>, KvError> {
         let engine = Arc::new(FlushingEngine::new(MemoryEngine::new(Durability::UntilFlush)));
         self.engines().insert(generation, engine.clone());
+        self.journals().insert(generation, Arc::default());
         TransactionalKvDatabase::open(engine, self.options())
     }
 

@@ -92,7 +92,7 @@ impl Cluster {
         let membership = running.core.membership();
         let has_it = |id: &ReplicaId| {
             let voter = &self.nodes[usize::from(id.0)];
-            !voter.is_witness && (voter.persisted.next() >= below || voter.is_replaced() || voter.lost_database)
+            !voter.is_witness && voter.has_told().next() >= below
         };
         let count = membership.configuration().full_voters().filter(has_it).count();
         let quorum = membership.quorum();

@@ -102,6 +102,9 @@ pub struct Node {
     pub log: LogDisk,
     /// Its database has reported this sequence as persisted.
     pub persisted: Sequence,
+    /// The highest that a database in this place had persisted before it was lost, or went with its
+    /// disk: others may not have heard of that.
+    once_persisted: Sequence,
     pub paused_until: u64,
     /// The feature levels that its program executes.
     pub program: LevelRange,
@@ -110,7 +113,7 @@ pub struct Node {
     /// It is down, and its database is gone.
     pub has_losses: bool,
     /// Its databases were lost since it ran last.
-    pub lost_database: bool,
+    lost_database: bool,
     /// The disk in its place is not the one that it had at first.
     is_replaced: bool,
     /// The first disk while another one is in its place, and that other one while the first is
@@ -136,6 +139,7 @@ impl Node {
             files: DatabaseFiles::new(oracle, is_witness),
             log: LogDisk::new(random),
             persisted: Sequence::ZERO,
+            once_persisted: Sequence::ZERO,
             paused_until: 0,
             program: LevelRange::default(),
             stopped: false,
@@ -243,6 +247,7 @@ impl Node {
 
     fn mount(&mut self, disk: Spare) -> Spare {
         assert!(self.running.is_none(), "disks are exchanged while the process is down");
+        self.once_persisted = self.has_told();
         Spare {
             log: std::mem::replace(&mut self.log, disk.log),
             files: std::mem::replace(&mut self.files, disk.files),
@@ -265,7 +270,13 @@ impl Node {
         [Some(&self.log.ledger), self.spare.as_ref().map(|spare| &spare.log.ledger)].into_iter().flatten()
     }
 
+    /// Through here it may have told others that its database is durable.
+    pub fn has_told(&self) -> Sequence {
+        self.persisted.max(self.once_persisted)
+    }
+
     pub fn lose_database(&mut self) {
+        self.once_persisted = self.has_told();
         self.files.wipe();
         self.persisted = Sequence::ZERO;
         self.lost_database = true;

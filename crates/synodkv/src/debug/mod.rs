@@ -42,6 +42,7 @@ const DOCUMENTS: [(&str, &str, bool); 8] = [
 
 /// Collect what is needed to understand a problem.
 #[derive(Debug, Args)]
+#[command(after_help = epilogue("Example:\n  synodkv debug bundle --out bundle.tar.zst", "a server refused"))]
 pub struct DebugArgs {
     #[command(subcommand)]
     pub command: DebugCommand,
