@@ -85,18 +85,23 @@ impl Cluster {
         self.reconfigure(asked, MemberChange { expected, members, force });
     }
 
-    /// A witness drops no entry that fewer databases of voters than a majority have persisted. A
-    /// database that was lost since it said so counts: losses have a budget of their own.
+    /// A witness drops no entry that fewer databases of voters than a majority have persisted, in the
+    /// epoch in which it acts, or in the one before, which it may just have left. A database that was
+    /// lost since it said so counts: losses have a budget of their own.
     pub(super) fn check_trim_of_witness(&mut self, node: usize, below: Sequence) {
         let Some(running) = self.nodes[node].running.as_ref().filter(|_| self.nodes[node].is_witness) else { return };
-        let membership = running.core.membership();
+        let acting = running.core.membership().configuration();
+        let before = self.watch.configurations.get(Epoch(acting.epoch.0.saturating_sub(1)));
         let has_it = |id: &ReplicaId| {
             let voter = &self.nodes[usize::from(id.0)];
             !voter.is_witness && voter.has_told().next() >= below
         };
-        let count = membership.configuration().full_voters().filter(has_it).count();
-        let quorum = membership.quorum();
-        assert!(count >= quorum, "witness {node} drops what is below {below}; {count} databases have it, of {quorum}");
+        let is_kept_by = |configuration: &Configuration| {
+            let quorum = configuration.voters().count() / 2 + 1;
+            configuration.full_voters().filter(has_it).count() >= quorum
+        };
+        let is_kept = is_kept_by(acting) || before.is_some_and(is_kept_by);
+        assert!(is_kept, "witness {node} drops what is below {below}, and too few databases have it: {acting:?}");
         self.figures.count("witness trimmed its log");
     }
 
