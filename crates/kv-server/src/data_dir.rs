@@ -184,7 +184,7 @@ impl DataDir {
             }
         }
         let wanted = Identity::new(mode, replicas, None);
-        DataDir::open_for(root, if config.replication.is_witness { wanted.into_witness() } else { wanted })
+        DataDir::open_for(root, if config.replication.witness { wanted.into_witness() } else { wanted })
     }
 
     /// Whether the directory has no identity yet.

@@ -134,7 +134,7 @@ pub struct ReplicationConfig {
     /// bootstraps one.
     pub join: bool,
     /// Whether this replica is a witness: it votes, keeps the log, has no rows and serves no client.
-    pub is_witness: bool,
+    pub witness: bool,
     /// Whether a voter that came back with an empty disk votes again by itself.
     pub readmit_replaced_disk: bool,
     /// Maximum bytes of operations that go into one value of the log.

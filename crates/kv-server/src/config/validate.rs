@@ -179,7 +179,7 @@ fn complete_replication(
         lease_ms: raw.lease_ms,
         auto_finalize: raw.auto_finalize,
         join: raw.join,
-        is_witness: raw.witness,
+        witness: raw.witness,
         readmit_replaced_disk: raw.readmit_replaced_disk,
         max_batch_bytes: raw.max_batch_bytes,
         max_in_flight_values: raw.max_in_flight_values,

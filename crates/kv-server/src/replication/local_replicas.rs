@@ -223,7 +223,7 @@ impl Start<'_> {
         let storage = open_log(self.config, self.data_dir, id).map_err(|error| failed(&error))?;
         let (folder, engine) = (self.data_dir.replica(id), self.config.storage.engine);
         let journal = self.config.changes.journal(engine);
-        let databases = match self.config.replication.is_witness {
+        let databases = match self.config.replication.witness {
             true => ReplicaDatabases::of_witness(id, folder, engine, self.resources.clone()),
             false => ReplicaDatabases::with_journal(id, folder, engine, self.resources.clone(), journal),
         };
@@ -369,7 +369,7 @@ fn replica_options(config: &Config, budget: &Budget, id: u32) -> Result<ReplicaO
     let mut core = CoreOptions::new(replica_id(id), vec![replica_id(id)], random()? as u64);
     core.membership = named_by(replication, id);
     core.bootstraps = !replication.join;
-    core.is_witness = replication.is_witness;
+    core.is_witness = replication.witness;
     core.readmit_replaced_disk = replication.readmit_replaced_disk;
     core.announced = announced(replication, id).unwrap_or_default();
     core.heartbeat_us = replication.heartbeat_ms * 1000;

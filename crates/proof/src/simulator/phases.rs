@@ -195,9 +195,12 @@ impl Cluster {
         let nodes = || members.iter().map(|place| &self.nodes[*place]);
         let running = || nodes().filter_map(|n| n.running.as_ref());
         let first = running().next().map(Running::applied);
+        // Who has just been made the only voter may still lack what the others chose before.
+        let begun = self.watch.configurations.newest().map_or(Sequence::BIRTH, |newest| newest.since);
         let is_one_missing = nodes().any(|node| !node.stopped && node.running.is_none());
         !is_one_missing
             && first > Some(Sequence::BIRTH)
+            && first >= Some(begun)
             && self.clients_are_idle()
             && running().all(|r| {
                 Some(r.applied()) == first
