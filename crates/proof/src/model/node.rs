@@ -11,8 +11,8 @@ use rsml::core::{
     CoreOptions, Input, MemberChange, Outgoing, Outputs, ReadId, ReconfigureId, Replica, RequestId, Start,
 };
 use rsml::{
-    BirthRecord, ClusterId, DiskId, Epoch, FeatureLevel, HardState, Instant, LevelRange, Message, Persist, Recovered,
-    ReplicaId, ReplicatedState, Sequence, Value, View,
+    BirthRecord, Boot, ClusterId, DiskId, Epoch, FeatureLevel, HardState, Instant, LevelRange, Message, Persist,
+    Recovered, ReplicaId, ReplicatedState, Sequence, Value, View,
 };
 
 use super::observed::{Disk, Observed, check_claim, hash};
@@ -232,6 +232,7 @@ impl Node {
             }
             Step::Read(read) => self.replica.step(NOW, Input::Read(ReadId(u64::from(read)))),
             Step::Seal(number, voters) => {
+                self.hear_of_new_voters(voters);
                 let change = MemberChange { expected: self.observed.epoch, members: voters.members(), force: true };
                 let id = ReconfigureId(u64::from(number));
                 self.replica.step(NOW, Input::Reconfigure { id, change, deadline: FAR });
@@ -242,6 +243,19 @@ impl Node {
         self.settle();
         self.replica.check_invariants();
         Ok(())
+    }
+
+    /// A disk that begins to vote was heard from before; in the model nobody reports.
+    fn hear_of_new_voters(&mut self, voters: Voters) {
+        let present = Voters::from(self.replica.membership().configuration());
+        let me = self.replica.id().0;
+        for id in voters.ids().filter(|id| *id != me && !present.contains(*id)) {
+            let (replica, disk_id) = (ReplicaId(id), disk_id(id));
+            // Its first start: a later one would turn its messages away.
+            let sender = MessageHeader { replica, disk_id, boot: Boot(1), ..self.replica.sender() };
+            let message = Message::Report(Box::default());
+            self.replica.step(NOW, Input::Receive { sender, message, payload: Vec::new() });
+        }
     }
 
     /// The oldest log writes become durable, and the replica is notified.
